@@ -1,0 +1,2 @@
+//! The ABI between the kernel programs and the agent: plain records, each size asserted here.
+#![no_std]

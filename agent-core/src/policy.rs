@@ -1,0 +1,1 @@
+//! Policy files -> typed rules, all errors at once.

@@ -1,0 +1,116 @@
+//! Bytes of a connection -> statements. The trait that every database implements, the table of them, detection.
+
+use std::sync::Arc;
+
+use crate::exchange::{Blindness, Loss, Session, Statement, Ticket};
+use crate::segment::Nanos;
+use crate::sql::{Dialect, Texts};
+
+pub mod postgresql;
+
+/// What reassembly hands to a protocol, in stream order.
+#[derive(Clone, Copy)]
+pub enum Piece<'a> {
+    /// The next bytes of the stream.
+    Bytes(&'a [u8]),
+    /// This many bytes are not there.
+    Gap {
+        /// Length of the hole in bytes; 0 where it is unknown (attached mid-stream).
+        length: u64,
+        /// True where the bytes were left out on purpose (HEAD+TAIL), false where they were lost.
+        elided: bool,
+    },
+}
+
+/// Everything a parser may touch besides its own state.
+pub struct Context<'a> {
+    /// Statement texts known so far, parsed once each.
+    pub texts: &'a mut Texts,
+    /// Where statements go.
+    pub sink: &'a mut dyn Sink,
+    /// When the piece was seen.
+    pub time: Nanos,
+}
+
+/// Receives what a connection yields, in order.
+pub trait Sink {
+    /// The bytes were recognised: `protocol` is an entry's name. Called once, before everything else.
+    fn detected(&mut self, protocol: &'static str) {
+        let _ = protocol;
+    }
+    /// No entry of the table matched: nothing more will come from this connection.
+    fn refused(&mut self) {}
+    /// The session began or changed (user, database, role, `application_name`, ...).
+    fn session(&mut self, session: &Arc<Session>) {
+        let _ = session;
+    }
+    /// A statement's request is complete and is, or soon will be, with the database. Judged here, because
+    /// waiting for the answer would be too late. What is returned comes back in `Statement::ticket`.
+    fn request(&mut self, statement: &Statement) -> Ticket {
+        let _ = statement;
+        Ticket::default()
+    }
+    /// A statement with its outcome, or without one where the connection ended first.
+    fn statement(&mut self, statement: Statement);
+    /// Bytes of this connection were lost.
+    fn lost(&mut self, loss: Loss) {
+        let _ = loss;
+    }
+    /// From here on the connection cannot be read (TLS, GSS encryption).
+    fn blind(&mut self, blindness: Blindness) {
+        let _ = blindness;
+    }
+    /// True: the answer under way is large, only its segments' heads and tails are needed. False: back to all.
+    fn bulk(&mut self, on: bool) {
+        let _ = on;
+    }
+}
+
+/// One connection's parser. Never panics, never allocates what a length field merely claims.
+pub trait Protocol: Send {
+    /// Takes the next piece that the client sent.
+    fn client(&mut self, piece: Piece<'_>, context: &mut Context<'_>);
+    /// Takes the next piece that the server sent.
+    fn server(&mut self, piece: Piece<'_>, context: &mut Context<'_>);
+    /// The connection is gone: what is pending is handed out without an outcome.
+    fn close(&mut self, context: &mut Context<'_>);
+}
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guess {
+    /// Not this protocol.
+    No,
+    /// More bytes are needed.
+    Unsure,
+    /// This protocol, from its first byte on.
+    Start,
+    /// This protocol, joined after its start.
+    Midstream,
+}
+
+/// How a parser starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From the connection's first byte.
+    Beginning,
+    /// At the first message boundary that is found.
+    Midstream,
+}
+
+/// One database protocol: a row of the table.
+pub struct Entry {
+    /// Value of `db_system_name` (OpenTelemetry).
+    pub name: &'static str,
+    /// How its statements are written.
+    pub dialect: Dialect,
+    /// Usual server port: a hint for detection and for who is the client, never a proof.
+    pub port: u16,
+    /// Looks at the first bytes of the client's and the server's direction. `hinted`: the port says so.
+    pub detect: fn(client: &[u8], server: &[u8], hinted: bool) -> Guess,
+    /// Makes a parser for one connection.
+    pub open: fn(Start) -> Box<dyn Protocol>,
+}
+
+/// Every database that weir reads. Adding one is a file and a row here.
+pub static PROTOCOLS: &[Entry] = &[postgresql::ENTRY];

@@ -1,0 +1,1 @@
+//! A bounded cursor over a frame: a child reader cannot see past it.

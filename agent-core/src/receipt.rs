@@ -1,0 +1,1 @@
+//! Event -> canonical bytes -> hash chain; verifies one. No I/O: the agent brings the events.

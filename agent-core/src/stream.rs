@@ -1,0 +1,1 @@
+//! Segments of one direction -> bytes in order, with explicit gaps, in bounded memory.

@@ -1,0 +1,1 @@
+//! Captured traffic from the kernel or from files.

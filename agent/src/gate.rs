@@ -1,0 +1,1 @@
+//! Verdicts -> acts: signals the shim that ends a connection.

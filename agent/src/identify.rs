@@ -1,0 +1,1 @@
+//! Sockets -> processes, containers: who is at the client end.

@@ -1,0 +1,1 @@
+//! Events -> ClickHouse, through a spool when it is away.

@@ -1,0 +1,1 @@
+//! End to end: real databases, real clients, a live kernel.

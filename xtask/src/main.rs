@@ -1,0 +1,2 @@
+//! The developer commands: demo, test, bench, kernels, image.
+fn main() {}
