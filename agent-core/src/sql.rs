@@ -21,7 +21,7 @@ pub struct Text {
     dialect: Dialect,
     bytes: Box<[u8]>,
     analysis: OnceLock<Analysis>,
-    parts: OnceLock<Vec<Arc<Text>>>,
+    parts: OnceLock<Option<Box<[Arc<Text>]>>>,
 }
 
 impl std::fmt::Debug for Text {
@@ -114,10 +114,13 @@ impl Text {
         self.analysis.get_or_init(|| analyze(self.dialect, &self.bytes))
     }
 
-    /// The statements of a text with several, in order; a text with one yields itself as the only part.
-    /// Empty for a text with none (blank, comments only).
-    pub fn parts(&self) -> &[Arc<Text>] {
-        self.parts.get_or_init(Vec::new)
+    /// The statements of this text as the database splits them, in order. A text with one statement is its own
+    /// only part; a text with none (blank, comments only) has no parts.
+    pub fn parts(self: &Arc<Self>) -> &[Arc<Text>] {
+        match self.parts.get_or_init(|| None) {
+            None => std::slice::from_ref(self),
+            Some(several) => several,
+        }
     }
 }
 
