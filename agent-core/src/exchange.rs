@@ -26,6 +26,10 @@ pub struct Session {
     pub replication: bool,
     /// True where the start of the session was not seen: user and database may be unknown.
     pub adopted: bool,
+    /// The server's name for the session (PostgreSQL: the backend's process id); 0 where unknown.
+    pub backend: u32,
+    /// Status with which the server refused or ended the session (a SQLSTATE); empty where it did not.
+    pub status: String,
 }
 
 /// What a statement is on the wire.
@@ -36,6 +40,10 @@ pub enum Kind {
     Simple,
     /// An execution of a prepared statement.
     Execute,
+    /// A further fetch from a portal whose execution stopped at its row limit.
+    Fetch,
+    /// A text sent to be prepared, not executed: handed out only where the server refused it.
+    Prepare,
     /// A function call message without a text.
     FunctionCall,
     /// A replication command.
@@ -85,6 +93,10 @@ pub struct Statement {
     pub session: Arc<Session>,
     /// The text; `None` where it was never seen (prepared before the agent came, lost bytes).
     pub text: Option<Arc<Text>>,
+    /// The text behind a name that `text` executes (`EXECUTE name`), where it is known.
+    pub prepared: Option<Arc<Text>>,
+    /// Object id of the function that a function call message calls.
+    pub function: Option<u32>,
     /// What it is on the wire.
     pub kind: Kind,
     /// Bound values in order.
@@ -105,7 +117,7 @@ pub struct Statement {
     pub affected_rows: Option<u64>,
     /// SQLSTATE or the like; empty on success.
     pub status: String,
-    /// Why it has no proper outcome, in words (`cancelled`, `not_executed`, `connection_closed`); empty otherwise.
+    /// Why it has no proper outcome, in words (`not_executed`, `connection_closed`, `answer_lost`); empty otherwise.
     pub error: &'static str,
     /// False where part of the request or of its answer was not understood or not seen.
     pub complete: bool,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::exchange::{Blindness, Loss, Session, Statement, Ticket};
-use crate::segment::Nanos;
+use crate::segment::{Nanos, Side};
 use crate::sql::{Dialect, Texts};
 
 pub mod postgresql;
@@ -30,6 +30,8 @@ pub struct Context<'a> {
     pub sink: &'a mut dyn Sink,
     /// When the piece was seen.
     pub time: Nanos,
+    /// Which side of the connection the client is, to say whose bytes were lost.
+    pub client: Side,
 }
 
 /// Receives what a connection yields, in order.
@@ -60,9 +62,11 @@ pub trait Sink {
     fn blind(&mut self, blindness: Blindness) {
         let _ = blindness;
     }
-    /// True: the answer under way is large, only its segments' heads and tails are needed. False: back to all.
-    fn bulk(&mut self, on: bool) {
-        let _ = on;
+    /// True: what `from` is sending is large and only the heads and tails of its segments are needed (a big
+    /// result, a COPY). False: back to all. The other side's segments are needed whole at all times: a large
+    /// request may follow at once.
+    fn bulk(&mut self, from: Side, on: bool) {
+        let _ = (from, on);
     }
 }
 
