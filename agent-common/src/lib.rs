@@ -1,2 +1,309 @@
 //! The ABI between the kernel programs and the agent: plain records, each size asserted here.
+//!
+//! Enums cross as integers, padding is named, everything is in host byte order unless a field says otherwise.
 #![no_std]
+
+/// Raised with every change of a record or a map; the agent refuses an object built for another one.
+pub const ABI_VERSION: u32 = 1;
+
+/// Longest piece of payload in one record; longer segments come as several records.
+pub const CHUNK: u32 = 32 * 1024;
+
+/// Bytes of a segment's head, and of its tail, that [`Mode::HeadTail`] keeps.
+pub const EDGE: u32 = 512;
+
+/// Bytes of each direction of a socket that are copied before the agent has said what it is.
+/// Generous: what is over before the agent has looked would be lost.
+pub const UNKNOWN_BUDGET: u32 = 256 * 1024;
+
+/// What a ring buffer record is: the first word of each.
+pub mod kind {
+    /// [`super::Packet`] with its payload behind it.
+    pub const PACKET: u32 = 1;
+    /// [`super::Open`].
+    pub const OPEN: u32 = 2;
+    /// [`super::Close`].
+    pub const CLOSE: u32 = 3;
+    /// [`super::Connect`].
+    pub const CONNECT: u32 = 4;
+    /// [`super::Exec`].
+    pub const EXEC: u32 = 5;
+    /// [`super::Fork`].
+    pub const FORK: u32 = 6;
+    /// [`super::Exit`].
+    pub const EXIT: u32 = 7;
+}
+
+/// What the kernel side does with one direction of a socket.
+pub mod mode {
+    /// Nobody has decided: everything, until [`super::UNKNOWN_BUDGET`] is used up.
+    pub const UNKNOWN: u32 = 0;
+    /// Every byte.
+    pub const FULL: u32 = 1;
+    /// The first and last [`super::EDGE`] bytes of each segment. Falls back to `FULL` by itself as soon as the
+    /// other direction carries payload: a new request must never meet a shortened answer.
+    pub const HEAD_TAIL: u32 = 2;
+    /// Nothing before the sequence number `skip_until`, everything after.
+    pub const SKIP: u32 = 3;
+    /// Nothing.
+    pub const IGNORE: u32 = 4;
+}
+
+/// Direction as the tapped socket sees it; index of the pairs below.
+pub mod direction {
+    /// Sent by the tapped socket.
+    pub const EGRESS: u8 = 0;
+    /// Received by it.
+    pub const INGRESS: u8 = 1;
+}
+
+/// TCP control bits as on the wire.
+pub mod tcp {
+    #![expect(missing_docs, reason = "RFC 9293 names them")]
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// The two ends of a socket. Addresses lie in memory as on the wire; IPv4 stands in the first word.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// The tapped socket's address, network byte order.
+    pub local: [u32; 4],
+    /// Its peer's, network byte order.
+    pub remote: [u32; 4],
+    /// The tapped socket's port.
+    pub local_port: u16,
+    /// Its peer's.
+    pub remote_port: u16,
+    /// 4 or 6.
+    pub version: u8,
+    /// Zero.
+    pub _pad: [u8; 3],
+}
+
+/// One piece of payload, or a segment that ends a direction. `head + tail` bytes of payload follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Packet {
+    /// [`kind::PACKET`].
+    pub kind: u32,
+    /// True length of this piece in bytes.
+    pub length: u32,
+    /// Bytes of its head that follow.
+    pub head: u32,
+    /// Bytes of its tail that follow the head; 0 unless the middle was left out.
+    pub tail: u32,
+    /// `bpf_get_socket_cookie`; 0 where the segment met a listening socket.
+    pub cookie: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// TCP sequence number of the piece's first byte.
+    pub sequence: u32,
+    /// TCP acknowledgment number.
+    pub acknowledgment: u32,
+    /// The ends.
+    pub tuple: Tuple,
+    /// See [`tcp`].
+    pub flags: u8,
+    /// See [`direction`].
+    pub direction: u8,
+    /// Zero.
+    pub _pad: [u8; 6],
+}
+
+/// A connection was established.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Open {
+    /// [`kind::OPEN`].
+    pub kind: u32,
+    /// 1 where this socket connected, 0 where it accepted.
+    pub active: u32,
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Next sequence number that this socket sends.
+    pub send_next: u32,
+    /// Next sequence number that it expects.
+    pub receive_next: u32,
+    /// The ends.
+    pub tuple: Tuple,
+}
+
+/// A connection's socket reached TCP's CLOSE state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Close {
+    /// [`kind::CLOSE`].
+    pub kind: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+}
+
+/// A process is connecting a TCP socket; sent from within that process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connect {
+    /// [`kind::CONNECT`].
+    pub kind: u32,
+    /// Process (thread group) id in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// cgroup v2 id of the process.
+    pub cgroup: u64,
+    /// Thread's name, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Longest part of a program's path that is kept.
+pub const PATH: usize = 256;
+/// Longest part of its arguments that is kept.
+pub const ARGUMENTS: usize = 1024;
+
+/// A process began to run another program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Exec {
+    /// [`kind::EXEC`].
+    pub kind: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Bytes of `path` that are valid.
+    pub path_length: u32,
+    /// Bytes of `arguments` that are valid; 0 where they could not be read.
+    pub arguments_length: u32,
+    /// Process id of its parent; 0 where unknown.
+    pub parent: u32,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// cgroup v2 id.
+    pub cgroup: u64,
+    /// Thread's name, NUL-padded.
+    pub comm: [u8; 16],
+    /// Path of the program as it was named to `execve`.
+    pub path: [u8; PATH],
+    /// Its arguments, each ended by NUL.
+    pub arguments: [u8; ARGUMENTS],
+}
+
+/// A process made another one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fork {
+    /// [`kind::FORK`].
+    pub kind: u32,
+    /// The process that forked.
+    pub parent: u32,
+    /// The new one.
+    pub child: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+}
+
+/// A process ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exit {
+    /// [`kind::EXIT`].
+    pub kind: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+}
+
+/// Value of the map `SOCKETS`, key: cookie. The agent writes the modes, the kernel side the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Socket {
+    /// See [`mode`]; by direction.
+    pub mode: [u32; 2],
+    /// For [`mode::SKIP`]; by direction.
+    pub skip_until: [u32; 2],
+    /// Bytes copied while undecided; by direction.
+    pub unknown: [u32; 2],
+    /// 1: every record of this socket wakes the agent at once (a policy may have to act on it).
+    pub urgent: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// Value of the map `LOST`, key: cookie. What the kernel side could not hand over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Payload bytes that found no room in the ring, by direction.
+    pub bytes: [u64; 2],
+    /// Records that found no room.
+    pub records: u64,
+    /// Payload bytes over [`UNKNOWN_BUDGET`].
+    pub undecided: u64,
+}
+
+/// Value of the per-CPU map `COUNTERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// TCP segments with payload seen on any socket.
+    pub segments: u64,
+    /// Records handed over.
+    pub records: u64,
+    /// Payload bytes handed over.
+    pub bytes: u64,
+    /// Records that found no room in the ring.
+    pub ring_full: u64,
+    /// Payload bytes that found no room in the ring.
+    pub ring_full_bytes: u64,
+    /// Sockets that found no room in `SOCKETS`.
+    pub sockets_full: u64,
+    /// Segments whose headers were not understood.
+    pub unparsed: u64,
+    /// Payload bytes over the budget of an undecided socket.
+    pub undecided_bytes: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Tuple>() == 40);
+    assert!(size_of::<Packet>() == 88);
+    assert!(size_of::<Open>() == 72);
+    assert!(size_of::<Close>() == 24);
+    assert!(size_of::<Connect>() == 56);
+    assert!(size_of::<Exec>() == 56 + PATH + ARGUMENTS);
+    assert!(size_of::<Fork>() == 24);
+    assert!(size_of::<Exit>() == 16);
+    assert!(size_of::<Socket>() == 32);
+    assert!(size_of::<Lost>() == 32);
+    assert!(size_of::<Counters>() == 64);
+};
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Counters, Lost, Socket};
+
+    macro_rules! pod {
+        ($($t:ty),*) => { $(
+            // SAFETY: plain integers without padding, as the assertions above show.
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(Counters, Lost, Socket);
+}

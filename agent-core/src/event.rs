@@ -73,7 +73,10 @@ pub struct DataClass {
 /// Strings that repeat are shared; text and parameters are already redacted when they get here.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "each field is described where the contract is: README and the ClickHouse schema")]
+#[expect(
+    missing_docs,
+    reason = "each field is described where the contract is: README and the ClickHouse schema"
+)]
 pub struct Event {
     /// UUIDv7, hyphenated in JSON.
     #[serde(with = "uuid_text")]

@@ -1,10 +1,17 @@
 //! Kernel programs: packets and lifecycles of sockets in, ring buffer records out.
+//!
+//! They know sockets and bytes, never a protocol. What is copied for which socket is said by the agent.
 #![no_std]
 #![no_main]
 
+mod maps; // what is shared with the agent
+mod packet; // cgroup_skb: segments of TCP sockets -> payload records
+mod process; // sched tracepoints: programs and processes -> lifecycle records
+mod socket; // sock_ops, connect: connections -> lifecycle records
+
 #[cfg(not(test))]
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 

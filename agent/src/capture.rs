@@ -1,1 +1,4 @@
 //! Captured traffic from the kernel or from files.
+
+pub mod btf; // the kernel's type information -> offsets of its fields
+pub mod live; // eBPF programs -> records

@@ -1,0 +1,298 @@
+//! Loads and attaches the kernel programs; hands out their records in order and sets what they copy.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_common::{Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, kind};
+use agent_core::segment::Nanos;
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, SockOps, TracePoint};
+use aya::{Ebpf, EbpfLoader};
+
+use super::btf::Btf;
+
+/// Why capture cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// No cgroup v2 hierarchy is mounted.
+    #[error(
+        "no cgroup v2 hierarchy is mounted; run `mount -t cgroup2 none /sys/fs/cgroup/unified` or boot with it"
+    )]
+    NoCgroup,
+    /// The mount table or a cgroup could not be opened.
+    #[error("cannot open {path}: {source}; run weir as root on the host, or mount it into the container")]
+    Open {
+        /// What was opened.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The kernel refused the object.
+    #[error("the kernel refused weir's programs: {0}; run `weir doctor` to see what this host lacks")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel refused one program.
+    #[error("the kernel refused program {name}: {source}; run `weir doctor` to see what this host lacks")]
+    Program {
+        /// The program's name.
+        name: &'static str,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map or program is missing from the object.
+    #[error("the built-in kernel object lacks {0}; this build of weir is broken")]
+    Missing(&'static str),
+    /// A map could not be used.
+    #[error("cannot use a map of the kernel side: {0}")]
+    Map(#[from] aya::maps::MapError),
+}
+
+/// A record of the kernel side, borrowed from the ring.
+pub enum Record<'a> {
+    /// A piece of payload: the record, the captured head, the captured tail.
+    Packet(&'a Packet, &'a [u8], &'a [u8]),
+    /// A connection was established.
+    Open(&'a Open),
+    /// A socket was closed.
+    Close(&'a Close),
+    /// A process connects.
+    Connect(&'a Connect),
+    /// A program started: the record, its path, its arguments (each ended by NUL).
+    Exec(&'a Exec, &'a [u8], &'a [u8]),
+    /// A process forked.
+    Fork(&'a Fork),
+    /// A process ended.
+    Exit(&'a Exit),
+}
+
+/// The attached programs. Dropping it detaches them all; so does the end of the process, however it ends:
+/// nothing is pinned.
+pub struct Live {
+    ring: RingBuf<MapData>,
+    sockets: HashMap<MapData, u64, Socket>,
+    lost: HashMap<MapData, u64, Lost>,
+    counters: PerCpuArray<MapData, Counters>,
+    offset: u64,
+    _ebpf: Ebpf,
+}
+
+/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or beside v1 (hybrid).
+pub fn cgroup2() -> Result<PathBuf, CaptureError> {
+    let path = PathBuf::from("/proc/self/mounts");
+    let mounts = std::fs::read_to_string(&path).map_err(|source| CaptureError::Open { path, source })?;
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .map(|fields| PathBuf::from(fields[1]))
+        .ok_or(CaptureError::NoCgroup)
+}
+
+/// Offset of a field in a tracepoint's record, from tracefs; `None` where tracefs does not show it.
+fn tracepoint_offset(name: &str, field: &str) -> Option<u32> {
+    let text = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+        .iter()
+        .find_map(|root| std::fs::read_to_string(format!("{root}/events/sched/{name}/format")).ok())?;
+    let line = text.lines().find(|l| l.contains(&format!(" {field};")))?;
+    line.split("offset:").nth(1)?.split(';').next()?.trim().parse().ok()
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is valid for the call to write to.
+    unsafe { libc::clock_gettime(id, &raw mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Nanoseconds to add to `CLOCK_MONOTONIC` to get wall clock time.
+fn clock_offset() -> u64 {
+    clock(libc::CLOCK_REALTIME) - clock(libc::CLOCK_MONOTONIC)
+}
+
+/// What the programs must know of this kernel. 0 says "unknown": then arguments and parents come from /proc
+/// alone, where they may come too late.
+fn globals() -> [(&'static str, u32); 6] {
+    let image = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let btf = Btf::parse(&image);
+    let offset = |s: &str, f: &str| btf.as_ref().and_then(|b| b.offset(s, f)).unwrap_or(0);
+    [
+        ("TASK_MM", offset("task_struct", "mm")),
+        ("MM_ARG_START", offset("mm_struct", "arg_start")),
+        ("TASK_PARENT", offset("task_struct", "real_parent")),
+        ("TASK_TGID", offset("task_struct", "tgid")),
+        ("EXEC_FILENAME", tracepoint_offset("sched_process_exec", "filename").unwrap_or(8)),
+        ("FORK_CHILD", tracepoint_offset("sched_process_fork", "child_pid").unwrap_or(44)),
+    ]
+}
+
+impl Live {
+    /// Loads and attaches everything. `ring_bytes`: a power of two, at least a page.
+    pub fn attach(ring_bytes: u32) -> Result<Self, CaptureError> {
+        let globals = globals();
+        // A quarter full wakes the reader: three quarters remain for what comes until it runs.
+        let watermark = u64::from(ring_bytes) / 4;
+        let mut loader = EbpfLoader::new();
+        for (name, value) in &globals {
+            loader.override_global(name, value, true);
+        }
+        loader.override_global("WATERMARK", &watermark, true).map_max_entries("EVENTS", ring_bytes);
+        let mut ebpf = loader.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-probes")))?;
+        let path = cgroup2()?;
+        let root = File::open(&path).map_err(|source| CaptureError::Open { path, source })?;
+
+        for name in ["weir_exec", "weir_fork", "weir_exit"] {
+            let event = name.replace("weir_", "sched_process_");
+            let program: &mut TracePoint = typed(&mut ebpf, name)?;
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            program.load().map_err(refused)?;
+            program.attach("sched", &event).map_err(refused)?;
+        }
+        for name in ["weir_connect4", "weir_connect6"] {
+            let program: &mut CgroupSockAddr = typed(&mut ebpf, name)?;
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            program.load().map_err(refused)?;
+            program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        {
+            let name = "weir_socket";
+            let program: &mut SockOps = typed(&mut ebpf, name)?;
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            program.load().map_err(refused)?;
+            program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        // Packets last: by now a connection's beginning is seen before its bytes.
+        for (name, kind) in
+            [("weir_egress", CgroupSkbAttachType::Egress), ("weir_ingress", CgroupSkbAttachType::Ingress)]
+        {
+            let program: &mut CgroupSkb = typed(&mut ebpf, name)?;
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            program.load().map_err(refused)?;
+            program.attach(&root, kind, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        let mut map = |name| ebpf.take_map(name).ok_or(CaptureError::Missing(name));
+        Ok(Self {
+            ring: RingBuf::try_from(map("EVENTS")?)?,
+            sockets: HashMap::try_from(map("SOCKETS")?)?,
+            lost: HashMap::try_from(map("LOST")?)?,
+            counters: PerCpuArray::try_from(map("COUNTERS")?)?,
+            offset: clock_offset(),
+            _ebpf: ebpf,
+        })
+    }
+
+    /// Wall clock time of a record's `CLOCK_MONOTONIC` nanoseconds.
+    pub fn wall(&self, monotonic: u64) -> Nanos {
+        Nanos(monotonic.wrapping_add(self.offset))
+    }
+
+    /// Now, in wall clock time.
+    pub fn now(&self) -> Nanos {
+        self.wall(clock(libc::CLOCK_MONOTONIC))
+    }
+
+    /// Follows the wall clock, which may be set or slewed while the agent runs.
+    pub fn resync_clock(&mut self) {
+        self.offset = clock_offset();
+    }
+
+    /// Waits until the kernel side asks to be read, or until `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one valid pollfd for the time of the call.
+        unsafe { libc::poll(&raw mut poll, 1, millis) };
+    }
+
+    /// The ring's file descriptor, to wait on together with others.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring lives as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+
+    /// Hands out at most `most` records, oldest first; returns how many there were.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(Record<'_>)) -> usize {
+        for n in 0..most {
+            let Some(item) = self.ring.next() else { return n };
+            if let Some(record) = decode(&item) {
+                take(record);
+            }
+        }
+        most
+    }
+
+    /// Says what to copy of a socket. A socket that is gone is no error.
+    pub fn set(&mut self, cookie: u64, socket: &Socket) {
+        const EXISTING: u64 = 2; // BPF_EXIST: never makes an entry that no CLOSE would remove
+        let _ = self.sockets.insert(cookie, socket, EXISTING);
+    }
+
+    /// Totals of all CPUs.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        if let Ok(values) = self.counters.get(&0, 0) {
+            for c in values.iter() {
+                sum.segments += c.segments;
+                sum.records += c.records;
+                sum.bytes += c.bytes;
+                sum.ring_full += c.ring_full;
+                sum.ring_full_bytes += c.ring_full_bytes;
+                sum.sockets_full += c.sockets_full;
+                sum.unparsed += c.unparsed;
+                sum.undecided_bytes += c.undecided_bytes;
+            }
+        }
+        sum
+    }
+
+    /// What each socket lost so far, by cookie.
+    pub fn lost(&self) -> Vec<(u64, Lost)> {
+        self.lost.iter().filter_map(Result::ok).collect()
+    }
+}
+
+fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, CaptureError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or(CaptureError::Missing(name))?;
+    program.try_into().map_err(|source| CaptureError::Program { name, source: Box::new(source) })
+}
+
+/// A record of type `T` at the front of `bytes`.
+fn view<T>(bytes: &[u8]) -> Option<&T> {
+    if bytes.len() < size_of::<T>() || bytes.as_ptr().align_offset(align_of::<T>()) != 0 {
+        return None;
+    }
+    // SAFETY: long enough and aligned (the ring aligns to 8); the records are plain integers, any bits are valid.
+    Some(unsafe { &*bytes.as_ptr().cast::<T>() })
+}
+
+fn decode(bytes: &[u8]) -> Option<Record<'_>> {
+    Some(match *view::<u32>(bytes)? {
+        kind::PACKET => {
+            let packet = view::<Packet>(bytes)?;
+            let data = &bytes[size_of::<Packet>()..];
+            let head = data.get(..packet.head as usize)?;
+            let tail = data.get(packet.head as usize..)?.get(..packet.tail as usize)?;
+            Record::Packet(packet, head, tail)
+        }
+        kind::OPEN => Record::Open(view(bytes)?),
+        kind::CLOSE => Record::Close(view(bytes)?),
+        kind::CONNECT => Record::Connect(view(bytes)?),
+        kind::EXEC => {
+            let exec = view::<Exec>(bytes)?;
+            let path = exec.path.get(..exec.path_length as usize)?;
+            Record::Exec(exec, path, exec.arguments.get(..exec.arguments_length as usize)?)
+        }
+        kind::FORK => Record::Fork(view(bytes)?),
+        kind::EXIT => Record::Exit(view(bytes)?),
+        _ => return None,
+    })
+}
+
+impl AsFd for Live {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
