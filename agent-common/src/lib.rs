@@ -191,7 +191,7 @@ pub struct Exec {
     pub arguments_length: u32,
     /// Process id of its parent; 0 where unknown.
     pub parent: u32,
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    /// Nanoseconds of `CLOCK_BOOTTIME`, as `/proc/PID/stat` counts.
     pub time: u64,
     /// cgroup v2 id.
     pub cgroup: u64,
@@ -209,13 +209,13 @@ pub struct Exec {
 pub struct Fork {
     /// [`kind::FORK`].
     pub kind: u32,
-    /// The process that forked.
+    /// The process that forked (thread group id).
     pub parent: u32,
-    /// The new one.
+    /// The new one; threads are left out.
     pub child: u32,
     /// Zero.
     pub _pad: u32,
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    /// Nanoseconds of `CLOCK_BOOTTIME`, as `/proc/PID/stat` counts.
     pub time: u64,
 }
 
@@ -227,7 +227,7 @@ pub struct Exit {
     pub kind: u32,
     /// Process id.
     pub pid: u32,
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    /// Nanoseconds of `CLOCK_BOOTTIME`, as `/proc/PID/stat` counts.
     pub time: u64,
 }
 

@@ -36,9 +36,10 @@ pub struct Context<'a> {
 
 /// Receives what a connection yields, in order.
 pub trait Sink {
-    /// The bytes were recognised: `protocol` is an entry's name. Called once, before everything else.
-    fn detected(&mut self, protocol: &'static str) {
-        let _ = protocol;
+    /// The bytes were recognised: `protocol` is an entry's name, `client` the side that asks. Called once, before
+    /// everything else.
+    fn detected(&mut self, protocol: &'static str, client: Side) {
+        let _ = (protocol, client);
     }
     /// No entry of the table matched: nothing more will come from this connection.
     fn refused(&mut self) {}

@@ -4,14 +4,14 @@ use agent_common::{ARGUMENTS, Exec, Exit, Fork, PATH, kind};
 use aya_ebpf::{
     EbpfContext as _,
     helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_ns,
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
         bpf_probe_read_kernel,
         generated::{
             bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel_str, bpf_probe_read_user,
         },
     },
-    macros::tracepoint,
-    programs::TracePointContext,
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
 };
 
 use crate::maps::{EVENTS, count, global, send, wake};
@@ -20,7 +20,7 @@ use crate::maps::{EVENTS, count, global, send, wake};
 #[unsafe(no_mangle)]
 static EXEC_FILENAME: u32 = 8;
 #[unsafe(no_mangle)]
-static FORK_CHILD: u32 = 20;
+static TASK_PID: u32 = 0;
 #[unsafe(no_mangle)]
 static TASK_MM: u32 = 0;
 #[unsafe(no_mangle)]
@@ -45,7 +45,7 @@ pub fn weir_exec(ctx: TracePointContext) -> u32 {
         (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*record).uid = bpf_get_current_uid_gid() as u32;
         (*record).parent = parent();
-        (*record).time = bpf_ktime_get_ns();
+        (*record).time = bpf_ktime_get_boot_ns();
         (*record).cgroup = bpf_get_current_cgroup_id();
         (*record).comm = bpf_get_current_comm().unwrap_or_default();
         (*record).path_length = 0;
@@ -104,20 +104,24 @@ unsafe fn arguments() -> Option<(usize, u32)> {
     }
 }
 
-/// `sched:sched_process_fork`, in the parent's context.
-#[tracepoint]
-pub fn weir_fork(ctx: TracePointContext) -> u32 {
-    // SAFETY: the offset comes from the tracepoint's format file.
-    if let Ok(child) = unsafe { ctx.read_at::<u32>(global(&FORK_CHILD) as usize) } {
-        let record = Fork {
-            kind: kind::FORK,
-            parent: (bpf_get_current_pid_tgid() >> 32) as u32,
-            child,
-            _pad: 0,
-            // SAFETY: no preconditions.
-            time: unsafe { bpf_ktime_get_ns() },
-        };
-        send(record, false);
+/// Raw `sched_process_fork` (parent task, child task), in the parent's context. Raw, because only the tasks
+/// themselves tell a process from a thread.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn weir_fork(ctx: RawTracePointContext) -> i32 {
+    let (pid, tgid) = (global(&TASK_PID) as usize, global(&TASK_TGID) as usize);
+    if pid == 0 || tgid == 0 {
+        return 0;
+    }
+    // SAFETY: the second argument is the child's task; the reads fail, and do not fault, where an offset is wrong.
+    unsafe {
+        let task: usize = ctx.arg(1);
+        let Ok(child) = bpf_probe_read_kernel((task + pid) as *const u32) else { return 0 };
+        let Ok(group) = bpf_probe_read_kernel((task + tgid) as *const u32) else { return 0 };
+        if child == group {
+            let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
+            let time = bpf_ktime_get_boot_ns();
+            send(Fork { kind: kind::FORK, parent, child, _pad: 0, time }, false);
+        }
     }
     0
 }
@@ -128,7 +132,7 @@ pub fn weir_exit(_ctx: TracePointContext) -> u32 {
     let id = bpf_get_current_pid_tgid();
     if (id >> 32) as u32 == id as u32 {
         // SAFETY: no preconditions.
-        let time = unsafe { bpf_ktime_get_ns() };
+        let time = unsafe { bpf_ktime_get_boot_ns() };
         send(Exit { kind: kind::EXIT, pid: id as u32, time }, false);
     }
     0

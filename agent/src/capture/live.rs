@@ -122,7 +122,7 @@ fn globals() -> [(&'static str, u32); 6] {
         ("TASK_PARENT", offset("task_struct", "real_parent")),
         ("TASK_TGID", offset("task_struct", "tgid")),
         ("EXEC_FILENAME", tracepoint_offset("sched_process_exec", "filename").unwrap_or(8)),
-        ("FORK_CHILD", tracepoint_offset("sched_process_fork", "child_pid").unwrap_or(44)),
+        ("TASK_PID", offset("task_struct", "pid")),
     ]
 }
 
@@ -141,7 +141,14 @@ impl Live {
         let path = cgroup2()?;
         let root = File::open(&path).map_err(|source| CaptureError::Open { path, source })?;
 
-        for name in ["weir_exec", "weir_fork", "weir_exit"] {
+        {
+            let name = "weir_fork";
+            let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            program.load().map_err(refused)?;
+            program.attach("sched_process_fork").map_err(refused)?;
+        }
+        for name in ["weir_exec", "weir_exit"] {
             let event = name.replace("weir_", "sched_process_");
             let program: &mut TracePoint = typed(&mut ebpf, name)?;
             let refused = |source| CaptureError::Program { name, source: Box::new(source) };
