@@ -8,7 +8,9 @@ use std::time::Duration;
 use agent_common::{Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, kind};
 use agent_core::segment::Nanos;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, SockOps, TracePoint};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, RawTracePoint, SockOps, TracePoint,
+};
 use aya::{Ebpf, EbpfLoader};
 
 use super::btf::Btf;
