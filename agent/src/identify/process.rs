@@ -11,6 +11,7 @@ use std::time::Duration;
 use agent_core::identity::{AgentSign, Process, Workload};
 use lru::LruCache;
 
+use super::cgroup::Cgroups;
 use super::proc::{self, Brief, Observed};
 use super::redact;
 use super::users::Users;
@@ -43,7 +44,7 @@ const AGENT_PROGRAMS: [(&str, &str); 8] = [
 pub struct Exec<'a> {
     /// The process.
     pub pid: u32,
-    /// Its parent.
+    /// Its parent; 0 where unknown.
     pub parent: u32,
     /// When.
     pub time_ns: u64,
@@ -55,6 +56,8 @@ pub struct Exec<'a> {
     pub name: &'a [u8],
     /// Real uid.
     pub uid: u32,
+    /// Id of its cgroup v2; 0 where unknown.
+    pub cgroup: u64,
 }
 
 /// Every process of the host, by pid, and who made which connection.
@@ -64,6 +67,7 @@ pub struct ProcessTable {
     exited: VecDeque<(u32, u64, u64)>,
     connections: LruCache<u64, Arc<Workload>>,
     users: Users,
+    cgroups: Cgroups,
 }
 
 struct Task {
@@ -81,6 +85,7 @@ struct Image {
     filename: String,
     arguments: Box<[u8]>,
     uid: u32,
+    cgroup: u64,
 }
 
 impl ProcessTable {
@@ -91,6 +96,7 @@ impl ProcessTable {
             exited: VecDeque::new(),
             connections: LruCache::new(CONNECTIONS_MAX),
             users: Users::new(),
+            cgroups: Cgroups::default(),
         };
         table.rescan();
         table
@@ -136,15 +142,16 @@ impl ProcessTable {
             filename: String::from_utf8_lossy(exec.filename).into_owned(),
             arguments: exec.arguments.into(),
             uid: exec.uid,
+            cgroup: exec.cgroup,
         };
         let name = exec.name.split(|b| *b == 0).next().unwrap_or_default();
-        let task = self.tasks.entry(exec.pid).or_insert_with(|| Task {
-            parent: exec.parent,
-            start_ns: proc::brief(exec.pid).map_or(exec.time_ns, |brief| brief.start_ns),
-            name: Arc::default(),
-            image: None,
-            workload: None,
-            exited: false,
+        let task = self.tasks.entry(exec.pid).or_insert_with(|| {
+            Task::of(&proc::brief(exec.pid).unwrap_or_else(|| Brief {
+                pid: exec.pid,
+                parent: exec.parent,
+                start_ns: exec.time_ns,
+                name: Arc::default(),
+            }))
         });
         task.name = String::from_utf8_lossy(name).into();
         task.image = Some(Arc::new(image));
@@ -285,7 +292,8 @@ impl ProcessTable {
                 let command_line = redact::command_line(&arguments);
                 let auid = heir.process.auid;
                 let process = self.process(&brief, image.filename.clone(), command_line, image.uid, auid);
-                Workload { process: Arc::new(process), ..heir }
+                let container = self.cgroups.container(image.cgroup).or(heir.container);
+                Workload { process: Arc::new(process), container, ..heir }
             }
             // Forked, never executed a program, gone: what its parent is, it was.
             None if heir.process.pid == brief.parent && brief.parent != 0 => {
