@@ -1,1 +1,328 @@
-//! Verdicts -> acts: signals the shim that ends a connection.
+//! Verdicts -> acts: asks the shim to end exactly one connection, and says what came of it.
+//!
+//! The shim is a process of its own with one capability; it holds no state. The agent opens the `sock_diag` sockets,
+//! one for each network namespace, and passes them along with the request: the shim needs neither CAP_SYS_ADMIN nor
+//! a look at `/proc`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use agent_core::segment::Endpoint;
+
+use crate::identify::netlink::Diag;
+
+pub mod message; // requests and answers, one datagram each
+pub mod kill; // request -> the kernel -> outcome
+pub mod shim; // the process that does it
+
+pub use message::Outcome;
+use message::{Kill, Reply};
+
+/// The longest that the pipeline waits for an answer; an honest one takes a tenth of a millisecond.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a new shim may take to listen.
+const START: Duration = Duration::from_secs(5);
+/// A process may have several gates, one after the other or, in tests, at once.
+static GATES: AtomicU64 = AtomicU64::new(0);
+/// Most network namespaces whose `sock_diag` socket is kept (an open one keeps its namespace alive).
+const NAMESPACES_MAX: usize = 64;
+
+/// Why there is no gate.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The directory of the socket cannot be made or used.
+    #[error("cannot use {path} for the shim's socket: {source}; choose another with `state`")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The shim did not start.
+    #[error("cannot start the shim ({0}); `weir doctor` says what enforcement needs")]
+    Start(io::Error),
+    /// No netlink.
+    #[error("cannot open sock_diag ({0}); enforcement needs CAP_NET_ADMIN and CONFIG_INET_DIAG")]
+    Netlink(io::Error),
+}
+
+/// A connection to end. It is named by its cookie; everything else only helps to find it.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// Cookie of the tapped socket.
+    pub cookie: u64,
+    /// Its own end.
+    pub local: Endpoint,
+    /// The other end.
+    pub remote: Endpoint,
+    /// Interface that it is bound to; 0 for none.
+    pub interface: u32,
+    /// Inode of its network namespace, where it is known.
+    pub namespace: Option<u64>,
+    /// Processes at its ends that live on this host: pid and start time, nanoseconds since boot.
+    pub processes: &'a [(u32, u64)],
+    /// The rule that decided.
+    pub rule: &'a str,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// What the kernel said.
+    pub outcome: Outcome,
+    /// Nanoseconds that the kernel took.
+    pub act_ns: u64,
+    /// Nanoseconds from the call to the answer: decision to reset.
+    pub total_ns: u64,
+}
+
+/// The agent's side of the gate: starts the shim, starts it again when it dies, asks it to act.
+pub struct Gate {
+    program: PathBuf,
+    socket: PathBuf,
+    link: Option<Link>,
+    restarts: u64,
+    next: u64,
+    own: u64,
+    namespaces: HashMap<u64, Diag>,
+    spared: HashSet<u32>,
+    spared_ends: HashSet<Endpoint>,
+}
+
+struct Link {
+    child: Child,
+    socket: OwnedFd,
+}
+
+impl Gate {
+    /// Starts the shim: `program shim --socket DIRECTORY/shim-PID-N.sock`.
+    pub fn start(program: &Path, directory: &Path) -> Result<Self, GateError> {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| GateError::Directory { path: directory.into(), source })?;
+        let own = namespace_of("self").map_err(GateError::Netlink)?;
+        let number = GATES.fetch_add(1, Ordering::Relaxed);
+        let mut gate = Self {
+            program: program.into(),
+            socket: directory.join(format!("shim-{}-{number}.sock", std::process::id())),
+            link: None,
+            restarts: 0,
+            next: 0,
+            own,
+            namespaces: HashMap::from([(own, Diag::open().map_err(GateError::Netlink)?)]),
+            spared: HashSet::from([std::process::id()]),
+            spared_ends: HashSet::new(),
+        };
+        gate.link = Some(gate.launch().map_err(GateError::Start)?);
+        Ok(gate)
+    }
+
+    /// Connections of this process are never ended: the embedded engine, whatever else the agent depends on.
+    pub fn spare_process(&mut self, pid: u32) {
+        self.spared.insert(pid);
+    }
+
+    /// Connections to this end are never ended: the ClickHouse that the receipts go to.
+    pub fn spare_endpoint(&mut self, endpoint: Endpoint) {
+        self.spared_ends.insert(endpoint);
+    }
+
+    /// How often a dead shim was replaced.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// The shim's pid, while it runs.
+    pub fn shim_pid(&self) -> Option<u32> {
+        self.link.as_ref().map(|link| link.child.id())
+    }
+
+    /// Ends the connection and waits for the answer: about 0.1 ms, at most [`PATIENCE`] for each namespace that has
+    /// to be tried.
+    pub fn kill(&mut self, target: &Target<'_>) -> Done {
+        let begin = Instant::now();
+        let mut done = self.find_and_kill(target);
+        done.total_ns = begin.elapsed().as_nanos() as u64;
+        if matches!(done.outcome, Outcome::Killed) {
+            tracing::info!(cookie = target.cookie, rule = target.rule, total_ns = done.total_ns, "killed");
+        } else {
+            tracing::warn!(cookie = target.cookie, rule = target.rule, outcome = %done.outcome, "not killed");
+        }
+        done
+    }
+
+    fn find_and_kill(&mut self, target: &Target<'_>) -> Done {
+        let without_act = |outcome| Done { outcome, act_ns: 0, total_ns: 0 };
+        let spared = target.processes.iter().any(|(pid, _)| self.spared.contains(pid))
+            || self.spared_ends.contains(&target.local)
+            || self.spared_ends.contains(&target.remote);
+        if spared {
+            return without_act(Outcome::Refused("the agent depends on this connection".into()));
+        }
+        // Cookies are unique over all namespaces: trying the wrong one ends nothing.
+        // The same ends may exist in several namespaces, so a refusal by one is not the last word either.
+        let hints = target.processes.iter().filter_map(|(pid, _)| namespace_of(pid).ok());
+        let mut namespaces: Vec<u64> = target.namespace.into_iter().chain(hints).chain([self.own]).collect();
+        let mut last = without_act(Outcome::Gone);
+        let mut everywhere = false;
+        let mut next = 0;
+        while let Some(namespace) = namespaces.get(next).copied() {
+            if !namespaces[..next].contains(&namespace) && self.open(namespace, target.processes) {
+                let done = self.ask(target, namespace);
+                match done.outcome {
+                    Outcome::Killed | Outcome::Failed(_) => return done,
+                    Outcome::Refused(_) => last = done,
+                    Outcome::Gone => {}
+                }
+            }
+            next += 1;
+            if next == namespaces.len() && !everywhere && target.namespace.is_none() {
+                everywhere = true;
+                namespaces.extend(all_namespaces());
+            }
+        }
+        last
+    }
+
+    /// Makes sure that there is a `sock_diag` socket for the namespace.
+    fn open(&mut self, namespace: u64, processes: &[(u32, u64)]) -> bool {
+        if self.namespaces.contains_key(&namespace) {
+            return true;
+        }
+        let hints = processes.iter().map(|(pid, _)| *pid);
+        let Some(pid) =
+            hints.chain(pids()).find(|pid| namespace_of(pid).is_ok_and(|inode| inode == namespace))
+        else {
+            return false;
+        };
+        let opened = File::open(format!("/proc/{pid}/ns/net")).and_then(|file| {
+            // The process may have moved on between the look and the open.
+            let same = file.metadata()?.ino() == namespace;
+            if same { Diag::open_in(&file) } else { Err(io::Error::from(io::ErrorKind::NotFound)) }
+        });
+        let Ok(diag) = opened else { return false };
+        if self.namespaces.len() >= NAMESPACES_MAX {
+            let own = self.own;
+            self.namespaces.retain(|inode, _| *inode == own);
+        }
+        self.namespaces.insert(namespace, diag);
+        true
+    }
+
+    /// One question, one answer. A shim that does not answer is replaced and asked once more.
+    fn ask(&mut self, target: &Target<'_>, namespace: u64) -> Done {
+        let failed = |reason: String| Done { outcome: Outcome::Failed(reason), act_ns: 0, total_ns: 0 };
+        for _ in 0..2 {
+            if self.link.is_none() {
+                self.restarts += 1;
+                match self.launch() {
+                    Ok(link) => self.link = Some(link),
+                    Err(error) => return failed(format!("the shim does not start: {error}")),
+                }
+            }
+            self.next += 1;
+            let kill = Kill {
+                id: self.next,
+                cookie: target.cookie,
+                local: (target.local.address, target.local.port),
+                remote: (target.remote.address, target.remote.port),
+                interface: target.interface,
+                processes: target.processes.into(),
+                rule: target.rule.chars().take(message::RULE_MAX / 4).collect(),
+                deadline_ns: message::now_ns() + PATIENCE.as_nanos() as u64,
+            };
+            let (Some(link), Some(diag)) = (&self.link, self.namespaces.get(&namespace)) else { break };
+            match exchange(link, diag, &kill) {
+                Ok(reply) => return Done { outcome: reply.outcome, act_ns: reply.act_ns, total_ns: 0 },
+                Err(error) => {
+                    tracing::error!(%error, "the shim does not answer: starting it again");
+                    self.link = None;
+                }
+            }
+        }
+        failed("the shim does not answer".into())
+    }
+
+    fn launch(&self) -> io::Result<Link> {
+        let _ = std::fs::remove_file(&self.socket);
+        // No environment: it may hold passwords, and the shim needs nothing from it.
+        let mut command = Command::new(&self.program);
+        command.arg("shim").arg("--socket").arg(&self.socket).env_clear().current_dir("/");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let begin = Instant::now();
+        loop {
+            match message::connect(&self.socket) {
+                Ok(socket) => {
+                    let _ = std::fs::remove_file(&self.socket);
+                    let peer = message::peer(&socket)?;
+                    if peer.pid() == child.id() as i32 {
+                        return Ok(Link { child, socket });
+                    }
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(io::Error::other("another process listens on the shim's socket"));
+                }
+                Err(error) if begin.elapsed() > START => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+            if let Some(status) = child.try_wait()? {
+                return Err(io::Error::other(format!("it ended with {status}")));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.link = None;
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // It would end by itself when the socket closes; a hanging one would not.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn exchange(link: &Link, diag: &Diag, kill: &Kill) -> io::Result<Reply> {
+    message::send(link.socket.as_fd(), kill, Some(diag.as_raw_fd()))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !message::readable(link.socket.as_fd(), left)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let (reply, _) =
+            message::receive::<Reply>(link.socket.as_fd())?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if reply.id == kill.id {
+            return Ok(reply);
+        }
+    }
+}
+
+fn namespace_of(pid: impl std::fmt::Display) -> io::Result<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).map(|metadata| metadata.ino())
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn all_namespaces() -> HashSet<u64> {
+    pids().filter_map(|pid| namespace_of(pid).ok()).collect()
+}

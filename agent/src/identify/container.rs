@@ -55,14 +55,14 @@ fn of_segment(segment: &str, parent: Option<&str>) -> Option<Container> {
         };
         return Some(container(id, runtime));
     }
-    let name = segment.strip_suffix(".scope").unwrap_or(segment);
+    let scope = segment.strip_suffix(".scope");
+    let name = scope.unwrap_or(segment);
     for (prefix, runtime) in PREFIXES {
         if let Some(id) = name.strip_prefix(prefix) {
-            // `libpod-conmon-ID` and `crio-conmon-ID` hold the container's monitor, which is outside of it;
-            // `machine-NAME.scope` and `lxc.payload.NAME` are named by people.
-            let named = matches!(runtime, "lxc" | "systemd-nspawn");
-            let whole = !named || segment.ends_with(".scope") || runtime == "lxc";
-            if is_id(id) || (named && whole && !id.is_empty()) {
+            // `lxc.payload.NAME` and `machine-NAME.scope` are named by people. `libpod-conmon-ID` and
+            // `crio-conmon-ID` hold the container's monitor, which is outside of it.
+            let named = runtime == "lxc" || (runtime == "systemd-nspawn" && scope.is_some());
+            if is_id(id) || (named && !id.is_empty()) {
                 return Some(container(id, runtime));
             }
         }

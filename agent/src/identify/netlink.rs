@@ -115,9 +115,9 @@ impl Diag {
     }
 
     /// Destroys the socket with these two ends and this cookie: both ends see a reset. The kernel answers ENOENT
-    /// where there is no such socket, ESTALE where it found one with another cookie (the ends were reused, or it is
-    /// the listener: without the cookie it would be the listener that is destroyed), EPERM
-    /// without CAP_NET_ADMIN, EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY.
+    /// where there is no such socket or it has another cookie (the ends were reused, or only the listener is left:
+    /// without the cookie it would be the listener that is destroyed), EPERM without CAP_NET_ADMIN, EOPNOTSUPP
+    /// without CONFIG_INET_DIAG_DESTROY.
     pub fn destroy(
         &mut self,
         local: Endpoint,

@@ -3,6 +3,7 @@
 //! A short `psql -c` is gone before anybody looks, and it is the interesting one: what its exec record brought
 //! stays for [`GRACE`] after the exit, and the first look at a living process is kept for good.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::redact;
 use super::users::Users;
 
 /// How long an exited process is remembered.
-const GRACE: Duration = Duration::from_secs(120);
+const GRACE: Duration = Duration::from_mins(2);
 /// Most exited processes that are remembered; the oldest go first.
 const EXITED_MAX: usize = 32 * 1024;
 /// Most processes in all. Beyond it exit records must have been lost: the table is compared with `/proc`.
@@ -221,9 +222,9 @@ impl ProcessTable {
             Some(observed) => {
                 let task = self.tasks.entry(pid).or_insert_with(|| Task::of(&observed.brief));
                 task.start_ns = observed.brief.start_ns;
-                self.from_proc(observed)
+                self.workload_from_proc(observed)
             }
-            None => self.from_records(pid)?,
+            None => self.workload_from_records(pid)?,
         });
         if let Some(task) = self.tasks.get_mut(&pid) {
             task.workload = Some((workload.clone(), seen));
@@ -257,14 +258,13 @@ impl ProcessTable {
         if parent == 0 {
             return None;
         }
-        if !self.tasks.contains_key(&parent) {
-            let brief = proc::brief(parent)?;
-            self.tasks.insert(parent, Task::of(&brief));
+        if let Entry::Vacant(unknown) = self.tasks.entry(parent) {
+            unknown.insert(Task::of(&proc::brief(parent)?));
         }
         Some(parent)
     }
 
-    fn from_proc(&mut self, observed: Observed) -> Workload {
+    fn workload_from_proc(&mut self, observed: Observed) -> Workload {
         let Observed { brief, executable, arguments, uid, login_uid, container, agents } = observed;
         let command_line = redact::command_line(&arguments);
         let process = self.process(&brief, executable, command_line, uid, login_uid);
@@ -280,7 +280,7 @@ impl ProcessTable {
 
     /// A process that nobody saw alive: its exec record, and from the nearest parent that lives what children
     /// inherit (container, login, environment).
-    fn from_records(&mut self, pid: u32) -> Option<Workload> {
+    fn workload_from_records(&mut self, pid: u32) -> Option<Workload> {
         let task = self.tasks.get(&pid)?;
         let brief = Brief { pid, parent: task.parent, start_ns: task.start_ns, name: task.name.clone() };
         let image = task.image.clone();
@@ -318,7 +318,7 @@ impl ProcessTable {
         let task = self.tasks.get(&pid)?;
         let observed =
             proc::observe(pid).filter(|o| !task.exited && same_start(o.brief.start_ns, task.start_ns))?;
-        Some(self.from_proc(observed))
+        Some(self.workload_from_proc(observed))
     }
 
     fn process(

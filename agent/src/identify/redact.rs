@@ -202,7 +202,7 @@ mod tests {
     fn recorded_command_lines() {
         let text = include_str!("../../testdata/command_lines.txt");
         let lines: Vec<&str> = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
-        assert!(lines.len() > 80 && lines.len() % 2 == 0, "{}", lines.len());
+        assert!(lines.len() > 80 && lines.len().is_multiple_of(2), "{}", lines.len());
         for pair in lines.chunks(2) {
             let arguments: Vec<&str> = pair[0].split('|').collect();
             assert_eq!(command_line(&arguments), pair[1].trim_start(), "{}", pair[0]);
