@@ -81,6 +81,19 @@ pub trait Protocol: Send {
     fn close(&mut self, context: &mut Context<'_>);
 }
 
+/// The first bytes of a connection, or the latest ones of one that was joined midstream.
+#[derive(Clone, Copy)]
+pub struct First<'a> {
+    /// What the client sent, if it is the client.
+    pub client: &'a [u8],
+    /// What the server sent.
+    pub server: &'a [u8],
+    /// The port promises this protocol.
+    pub hinted: bool,
+    /// Whether these are the connection's first bytes.
+    pub start: Start,
+}
+
 /// What the first bytes of a connection say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guess {
@@ -111,8 +124,8 @@ pub struct Entry {
     pub dialect: Dialect,
     /// Usual server port: a hint for detection and for who is the client, never a proof.
     pub port: u16,
-    /// Looks at the first bytes of the client's and the server's direction. `hinted`: the port says so.
-    pub detect: fn(client: &[u8], server: &[u8], hinted: bool) -> Guess,
+    /// Looks at the first bytes of both directions. Called again as more of them come.
+    pub detect: fn(&First<'_>) -> Guess,
     /// Makes a parser for one connection.
     pub open: fn(Start) -> Box<dyn Protocol>,
 }

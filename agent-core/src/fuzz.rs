@@ -1,0 +1,165 @@
+//! Arbitrary bytes -> the invariants that must hold whatever comes. The fuzz targets call these functions and
+//! nothing else; `cargo test` calls them over the kept corpus.
+
+use crate::connection::Connection;
+use crate::exchange::{Blindness, Loss, Session, Statement};
+use crate::protocol::Sink;
+use crate::segment::{Flags, Nanos, Segment, Side};
+use crate::sql::Texts;
+use crate::stream::{Ordered, Stream};
+
+/// Counts what comes and checks what must always be true of it.
+#[derive(Default)]
+struct Checked {
+    statements: u64,
+    bytes: u64,
+}
+
+impl Sink for Checked {
+    fn session(&mut self, _: &std::sync::Arc<Session>) {}
+
+    fn statement(&mut self, statement: Statement) {
+        self.statements += 1;
+        if let (Some(first), Some(ended)) = (statement.first_byte, statement.ended) {
+            assert!(first <= ended, "an answer ends before it begins");
+        }
+        self.bytes += statement.text.map_or(0, |text| text.bytes().len() as u64);
+    }
+
+    fn lost(&mut self, _: Loss) {}
+    fn blind(&mut self, _: Blindness) {}
+}
+
+/// Splits the input into records: a control byte, a length byte, then that many bytes.
+fn records(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let (&[control, length], rest) = data.split_first_chunk::<2>()?;
+        let (bytes, rest) = rest.split_at(rest.len().min(length.into()));
+        data = rest;
+        Some((control, bytes))
+    })
+}
+
+/// A PostgreSQL connection: both directions' bytes in order, with holes.
+pub fn postgresql(data: &[u8]) {
+    let Some((&mode, data)) = data.split_first() else { return };
+    let mut connection = Connection::new(mode & 1 == 0, Some("postgresql"));
+    let mut texts = Texts::default();
+    let mut sink = Checked::default();
+    let mut next = [0u32; 2];
+    let mut time = 0;
+    for (control, bytes) in records(data) {
+        let from = if control & 1 == 0 { Side::A } else { Side::B };
+        let hole = if control & 0x0e == 0x0e { u32::from(control >> 4) + 1 } else { 0 };
+        time += u64::from(control) << 16;
+        let tail = if control & 0x30 == 0x30 { bytes.len() / 3 } else { 0 };
+        let (head, tail) = bytes.split_at(bytes.len() - tail);
+        let elided = if tail.is_empty() { 0 } else { u32::from(control) };
+        let sequence = next[from.index()].wrapping_add(hole);
+        let length = bytes.len() as u32 + elided;
+        let segment = Segment {
+            from,
+            time: Nanos(time),
+            sequence,
+            acknowledgment: next[from.other().index()],
+            flags: Flags { ack: true, ..Flags::default() },
+            length,
+            head,
+            tail,
+        };
+        connection.segment(&segment, &mut texts, &mut sink);
+        next[from.index()] = sequence.wrapping_add(length);
+    }
+    connection.close(Nanos(time), &mut texts, &mut sink);
+    assert!(sink.bytes <= (64 << 20) + 64 * data.len() as u64, "more text than was sent");
+}
+
+/// A connection of any segments whatever: sequence numbers, flags and lengths come from the input.
+pub fn connection(data: &[u8]) {
+    let Some((&mode, mut data)) = data.split_first() else { return };
+    let hint = (mode & 2 == 0).then_some("postgresql");
+    let patience = if mode & 4 == 0 { 0 } else { 10_000_000 };
+    let mut connection = Connection::with_patience(mode & 1 == 0, hint, patience);
+    let mut texts = Texts::default();
+    let mut sink = Checked::default();
+    let mut time = 0;
+    while let Some((&[control, length, s1, s0, a1, a0], rest)) = data.split_first_chunk::<6>() {
+        let (bytes, rest) = rest.split_at(rest.len().min(length.into()));
+        data = rest;
+        time += u64::from(control) << 18;
+        let wide = if control & 0x40 == 0 { 0 } else { 0xffff_0000 };
+        let segment = Segment {
+            from: if control & 1 == 0 { Side::A } else { Side::B },
+            time: Nanos(time),
+            sequence: wide | u32::from(s1) << 8 | u32::from(s0),
+            acknowledgment: wide | u32::from(a1) << 8 | u32::from(a0),
+            flags: Flags {
+                syn: control & 0x06 == 0x06,
+                fin: control & 0x0a == 0x0a,
+                rst: control & 0x1e == 0x1e,
+                ack: control & 0x20 == 0,
+            },
+            length: bytes.len() as u32 + if control & 0x80 == 0 { 0 } else { u32::from(s0) },
+            head: bytes,
+            tail: &[],
+        };
+        if !connection.is_reopened_by(&segment) {
+            connection.segment(&segment, &mut texts, &mut sink);
+        }
+    }
+    connection.close(Nanos(time), &mut texts, &mut sink);
+}
+
+/// One direction, cut up at will: what comes out in order is what went in, holes aside.
+pub fn stream(data: &[u8]) {
+    let Some((&[mode, base], data)) = data.split_first_chunk::<2>() else { return };
+    // The content is a function of its offset, so every byte that comes out can be checked.
+    let content: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let origin = u32::from_be_bytes([0xff, 0xff, base, 0]);
+    let mut stream = Stream::new(if mode & 1 == 0 { 0 } else { 1_000_000 });
+    let mut at = 0usize;
+    let mut out = |ordered: Ordered<'_>, _: Nanos| match ordered {
+        Ordered::Bytes(bytes) => {
+            assert_eq!(content.get(at..at + bytes.len()), Some(bytes), "other bytes than were sent at {at}");
+            at += bytes.len();
+        }
+        Ordered::Elided(length) => at += length as usize,
+        Ordered::Lost(length, _) => at += length as usize,
+    };
+    let syn = Segment {
+        from: Side::A,
+        time: Nanos(0),
+        sequence: origin.wrapping_sub(1),
+        acknowledgment: 0,
+        flags: Flags { syn: true, ..Flags::default() },
+        length: 0,
+        head: &[],
+        tail: &[],
+    };
+    stream.segment(&syn, 0, 0, &mut out);
+    let mut time = 0;
+    for chunk in data.chunks_exact(4) {
+        let [a, b, c, d] = *chunk else { return };
+        let begin = (usize::from(a & 0x0f) << 8 | usize::from(b)).min(content.len());
+        let end = (begin + usize::from(c)).min(content.len());
+        time += u64::from(d) << 12;
+        let bytes = &content[begin..end];
+        let tail = if a & 0x80 == 0 { 0 } else { bytes.len() / 4 };
+        let head = if tail == 0 { bytes.len() } else { bytes.len() / 3 };
+        let segment = Segment {
+            sequence: origin.wrapping_add(begin as u32),
+            flags: Flags::default(),
+            time: Nanos(time),
+            length: bytes.len() as u32,
+            head: &bytes[..head],
+            tail: &bytes[bytes.len() - tail..],
+            ..syn
+        };
+        stream.segment(&segment, 0, 0, &mut out);
+        if a & 0x40 != 0 {
+            stream.acknowledged(origin.wrapping_add(end as u32), Nanos(time), 0, &mut out);
+        }
+        stream.expire(Nanos(time), 0, &mut out);
+    }
+    stream.flush(Nanos(time), &mut out);
+}
