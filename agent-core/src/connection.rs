@@ -168,7 +168,7 @@ impl Reading {
                     }
                     Verdict::Open(entry, start, client) => {
                         self.client = Some(client);
-                        sink.detected(entry.name);
+                        sink.detected(entry.name, client);
                         let mut parser = (entry.open)(start);
                         let seen = std::mem::take(&mut detecting.seen);
                         for (loss, at) in std::mem::take(&mut detecting.losses) {

@@ -226,7 +226,7 @@ impl Log {
 }
 
 impl Sink for Log {
-    fn detected(&mut self, protocol: &'static str) {
+    fn detected(&mut self, protocol: &'static str, _client: Side) {
         self.push("detected", json!(protocol));
     }
 
