@@ -1,6 +1,25 @@
-//! Text -> what it does: operation, effects, relations, bounds, fingerprint. Parsed once per distinct text.
+//! Text -> what it does: operation, effects, relations, bounds, fingerprint. Parsed once per distinct shape.
+//!
+//! A text is cut into tokens as its database would cut them. Its shape, the tokens without the literals' values, finds
+//! what is already known; a new shape is read by `sqlparser` where it is a query, by our own grammar where it is a
+//! utility statement, and by a scan of its tokens where neither understands it.
 
 use std::sync::{Arc, OnceLock};
+
+mod cache; // bytes -> what is known
+mod condition; // condition -> does it keep rows out
+mod draft; // findings -> analysis
+mod feed; // our tokens -> syntax tree
+mod function; // function and setting names -> effects
+mod query; // syntax tree -> findings
+mod scan; // tokens that nothing understands -> findings
+pub mod shape; // tokens -> key, redacted text, fingerprint
+pub mod split; // tokens -> statements
+pub mod token; // bytes -> tokens
+mod understand; // one statement -> findings
+mod utility; // tokens of a utility statement -> findings
+
+use cache::{Clock, Keyed};
 
 /// How a database's statements are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -16,12 +35,82 @@ pub enum Dialect {
     Clickhouse,
 }
 
+impl Dialect {
+    /// The dialect of a `db_system_name`.
+    pub fn of_system(name: &str) -> Option<Dialect> {
+        match name {
+            "postgresql" => Some(Dialect::Postgresql),
+            "mysql" | "mariadb" => Some(Dialect::Mysql),
+            "microsoft.sql_server" | "mssql" | "tsql" => Some(Dialect::Tsql),
+            "clickhouse" => Some(Dialect::Clickhouse),
+            _ => None,
+        }
+    }
+}
+
+/// How much of a statement's text is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redaction {
+    /// Every literal is a placeholder, comments are gone.
+    #[default]
+    Literals,
+    /// Literals that may be sensitive are placeholders. Until values are classed, that is every one of them.
+    Sensitive,
+    /// The text as sent; only where a password can stand the literals are gone.
+    None,
+}
+
 /// One distinct statement text and, once asked for, what it does. `Debug` prints a length only.
 pub struct Text {
     dialect: Dialect,
     bytes: Box<[u8]>,
-    analysis: OnceLock<Analysis>,
-    parts: OnceLock<Option<Box<[Arc<Text>]>>>,
+    content: Content,
+}
+
+/// What a text holds.
+enum Content {
+    /// One statement: what its shape tells, and what only these literals tell.
+    One { shape: Arc<Shape>, own: OnceLock<Box<Analysis>> },
+    /// None, or several.
+    Parts { parts: Box<[Arc<Text>]>, merged: OnceLock<Box<Analysis>> },
+}
+
+/// What texts share that differ in their literals' values only.
+struct Shape {
+    dialect: Dialect,
+    key: Box<[u8]>,
+    /// `None` where what a text does depends on its literals: then each text has its own.
+    analysis: OnceLock<Option<Box<Analysis>>>,
+}
+
+impl Keyed for Text {
+    fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+    fn key(&self) -> &[u8] {
+        &self.bytes
+    }
+    fn weight(&self) -> usize {
+        let parts = match &self.content {
+            Content::One { .. } => 0,
+            Content::Parts { parts, .. } => parts.iter().map(|part| part.weight()).sum(),
+        };
+        self.bytes.len() + parts + 160
+    }
+}
+
+impl Keyed for Shape {
+    fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+    fn weight(&self) -> usize {
+        // Its analysis comes later: a redacted text as long as the key, and a few names.
+        self.key.len() * 2 + 1024
+    }
 }
 
 impl std::fmt::Debug for Text {
@@ -49,7 +138,7 @@ pub struct Analysis {
     pub statement_unbounded: bool,
     /// False: not every part was understood.
     pub statement_complete: bool,
-    /// The text with every literal replaced by a placeholder.
+    /// The text with every literal replaced by a placeholder, without comments, in single spaces; long lists are cut.
     pub redacted: Arc<str>,
 }
 
@@ -78,6 +167,58 @@ pub enum Effect {
     File,
     Program,
     Replicate,
+}
+
+impl Effect {
+    /// All of them, in the contract's order.
+    pub const ALL: [Effect; 20] = [
+        Effect::Read,
+        Effect::Insert,
+        Effect::Update,
+        Effect::Delete,
+        Effect::Truncate,
+        Effect::Create,
+        Effect::Alter,
+        Effect::Drop,
+        Effect::Grant,
+        Effect::Revoke,
+        Effect::CopyIn,
+        Effect::CopyOut,
+        Effect::Call,
+        Effect::Execute,
+        Effect::Lock,
+        Effect::Session,
+        Effect::Admin,
+        Effect::File,
+        Effect::Program,
+        Effect::Replicate,
+    ];
+
+    /// Its name in events and policies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Effect::Read => "read",
+            Effect::Insert => "insert",
+            Effect::Update => "update",
+            Effect::Delete => "delete",
+            Effect::Truncate => "truncate",
+            Effect::Create => "create",
+            Effect::Alter => "alter",
+            Effect::Drop => "drop",
+            Effect::Grant => "grant",
+            Effect::Revoke => "revoke",
+            Effect::CopyIn => "copy_in",
+            Effect::CopyOut => "copy_out",
+            Effect::Call => "call",
+            Effect::Execute => "execute",
+            Effect::Lock => "lock",
+            Effect::Session => "session",
+            Effect::Admin => "admin",
+            Effect::File => "file",
+            Effect::Program => "program",
+            Effect::Replicate => "replicate",
+        }
+    }
 }
 
 /// Whether a relation is read or written.
@@ -109,39 +250,143 @@ impl Text {
         self.dialect
     }
 
-    /// What it does; worked out at the first call.
+    /// What it does; worked out at the first call. Several statements together do what each of them does.
     pub fn analysis(&self) -> &Analysis {
-        self.analysis.get_or_init(|| analyze(self.dialect, &self.bytes))
+        match &self.content {
+            Content::One { shape, own } => {
+                let shared = shape.analysis.get_or_init(|| {
+                    let found = understand::statement(self.dialect, &self.bytes);
+                    if found.literal_bound {
+                        let _ = own.set(Box::new(found.analysis));
+                        return None;
+                    }
+                    Some(Box::new(found.analysis))
+                });
+                match shared {
+                    Some(analysis) => analysis,
+                    None => own
+                        .get_or_init(|| Box::new(understand::statement(self.dialect, &self.bytes).analysis)),
+                }
+            }
+            Content::Parts { parts, merged } => {
+                merged.get_or_init(|| Box::new(draft::merge(parts.iter().map(|part| part.analysis()))))
+            }
+        }
     }
 
     /// The statements of this text as the database splits them, in order. A text with one statement is its own
     /// only part; a text with none (blank, comments only) has no parts.
     pub fn parts(self: &Arc<Self>) -> &[Arc<Text>] {
-        match self.parts.get_or_init(|| None) {
-            None => std::slice::from_ref(self),
-            Some(several) => several,
+        match &self.content {
+            Content::One { .. } => std::slice::from_ref(self),
+            Content::Parts { parts, .. } => parts,
         }
+    }
+
+    /// The text as a redaction setting allows it to be shown. Bytes that are not UTF-8 show as U+FFFD.
+    pub fn shown(&self, redaction: Redaction) -> Arc<str> {
+        let analysis = self.analysis();
+        if redaction == Redaction::None && !understand::may_hold_password(self.dialect, &self.bytes) {
+            return String::from_utf8_lossy(&self.bytes).into();
+        }
+        Arc::clone(&analysis.redacted)
     }
 }
 
-/// Works out what one statement does. Never fails: what is not understood makes it incomplete.
+/// Works out what a text does, outside any cache. Never fails: what is not understood makes it incomplete.
 pub fn analyze(dialect: Dialect, text: &[u8]) -> Analysis {
-    let _ = (dialect, text);
-    Analysis::default()
+    Texts::with_limits(1, 0).intern(dialect, text).analysis().clone()
 }
 
-/// The texts seen so far, by exact bytes: each distinct one is kept and parsed once. Bounded.
-#[derive(Default)]
+/// The texts seen so far, by exact bytes and by shape. A hit allocates nothing.
 pub struct Texts {
-    known: std::collections::HashMap<(Dialect, Box<[u8]>), Arc<Text>>,
+    texts: Clock<Text>,
+    shapes: Clock<Shape>,
+    tokens: Vec<token::Token>,
+    kept: Vec<shape::Kept>,
+    key: Vec<u8>,
+}
+
+impl Default for Texts {
+    /// 65,536 texts in 32 MiB.
+    fn default() -> Self {
+        Self::with_limits(65_536, 32 << 20)
+    }
 }
 
 impl Texts {
+    /// Keeps at most this many texts and about this many bytes of them, and a quarter as many shapes.
+    pub fn with_limits(texts: usize, bytes: usize) -> Self {
+        Self {
+            texts: Clock::new(texts, bytes),
+            shapes: Clock::new(texts.div_ceil(4), bytes),
+            tokens: Vec::new(),
+            kept: Vec::new(),
+            key: Vec::new(),
+        }
+    }
+
     /// The shared text for these bytes.
     pub fn intern(&mut self, dialect: Dialect, bytes: &[u8]) -> Arc<Text> {
-        let key = (dialect, bytes.into());
-        Arc::clone(self.known.entry(key).or_insert_with(|| {
-            Arc::new(Text { dialect, bytes: bytes.into(), analysis: OnceLock::new(), parts: OnceLock::new() })
-        }))
+        let hash = self.texts.hash(bytes);
+        if let Some(text) = self.texts.get(hash, dialect, bytes) {
+            return text;
+        }
+        let text = self.read(dialect, bytes);
+        self.texts.insert(hash, &text);
+        text
+    }
+
+    /// Texts kept now, and about how many bytes they hold.
+    pub fn size(&self) -> (usize, usize) {
+        (self.texts.len(), self.texts.bytes() + self.shapes.bytes())
+    }
+
+    fn read(&mut self, dialect: Dialect, bytes: &[u8]) -> Arc<Text> {
+        let mut tokens = std::mem::take(&mut self.tokens);
+        tokens.clear();
+        token::tokenize(dialect, bytes, &mut tokens);
+        let parts = split::split(dialect, bytes, &tokens);
+        let content = if let [only] = parts.as_slice() {
+            self.one(dialect, bytes, tokens.get(only.clone()).unwrap_or_default())
+        } else {
+            let mut cut = Vec::with_capacity(parts.len());
+            for (i, part) in parts.iter().enumerate() {
+                // A part owns the comments around it, up to the semicolons.
+                let from =
+                    part.start.checked_sub(1).and_then(|at| tokens.get(at)).map_or(0, |t| t.end as usize);
+                let next = if i + 1 == parts.len() { None } else { tokens.get(part.end) };
+                let to = next.map_or(bytes.len(), |t| t.start as usize);
+                let inner = tokens.get(part.clone()).unwrap_or_default();
+                let content = self.one(dialect, bytes, inner);
+                let bytes = bytes.get(from..to).unwrap_or_default().trim_ascii().into();
+                cut.push(Arc::new(Text { dialect, bytes, content }));
+            }
+            Content::Parts { parts: cut.into(), merged: OnceLock::new() }
+        };
+        tokens.clear();
+        tokens.shrink_to(SCRATCH);
+        self.tokens = tokens;
+        Arc::new(Text { dialect, bytes: bytes.into(), content })
+    }
+
+    fn one(&mut self, dialect: Dialect, text: &[u8], tokens: &[token::Token]) -> Content {
+        self.kept.clear();
+        self.key.clear();
+        shape::reduce(text, tokens, &mut self.kept);
+        shape::write_key(text, &self.kept, &mut self.key);
+        let hash = self.shapes.hash(&self.key);
+        let shape = self.shapes.get(hash, dialect, &self.key).unwrap_or_else(|| {
+            let shape =
+                Arc::new(Shape { dialect, key: self.key.as_slice().into(), analysis: OnceLock::new() });
+            self.shapes.insert(hash, &shape);
+            shape
+        });
+        self.kept.shrink_to(SCRATCH);
+        self.key.shrink_to(SCRATCH * 8);
+        Content::One { shape, own: OnceLock::new() }
     }
 }
+
+/// Tokens of scratch space that are kept between texts.
+const SCRATCH: usize = 16 * 1024;
