@@ -185,6 +185,7 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
     let bytes = meta.packet.length;
     let socket = match known {
         Some(socket) => socket,
+        None if bytes == 0 => return Copy::Nothing,
         None => {
             if SOCKETS.insert(&cookie, &NEW, u64::from(BPF_NOEXIST)).is_err() {
                 count(|c| c.sockets_full += 1);

@@ -1,7 +1,7 @@
 //! Loads and attaches the kernel programs; hands out their records in order and sets what they copy.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,10 +68,35 @@ pub enum Record<'a> {
     Exit(&'a Exit),
 }
 
+/// The reading end of the ring.
+pub struct Records {
+    ring: RingBuf<MapData>,
+}
+
+impl Records {
+    /// Waits until the kernel side asks to be read, or until `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one valid pollfd for the time of the call.
+        unsafe { libc::poll(&raw mut poll, 1, millis) };
+    }
+
+    /// Hands out at most `most` records, oldest first; returns how many there were.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(Record<'_>)) -> usize {
+        for n in 0..most {
+            let Some(item) = self.ring.next() else { return n };
+            if let Some(record) = decode(&item) {
+                take(record);
+            }
+        }
+        most
+    }
+}
+
 /// The attached programs. Dropping it detaches them all; so does the end of the process, however it ends:
 /// nothing is pinned.
 pub struct Live {
-    ring: RingBuf<MapData>,
     sockets: HashMap<MapData, u64, Socket>,
     lost: HashMap<MapData, u64, Lost>,
     counters: PerCpuArray<MapData, Counters>,
@@ -130,7 +155,7 @@ fn globals() -> [(&'static str, u32); 6] {
 
 impl Live {
     /// Loads and attaches everything. `ring_bytes`: a power of two, at least a page.
-    pub fn attach(ring_bytes: u32) -> Result<Self, CaptureError> {
+    pub fn attach(ring_bytes: u32) -> Result<(Records, Self), CaptureError> {
         let globals = globals();
         // A quarter full wakes the reader: three quarters remain for what comes until it runs.
         let watermark = u64::from(ring_bytes) / 4;
@@ -180,14 +205,15 @@ impl Live {
             program.attach(&root, kind, CgroupAttachMode::Single).map_err(refused)?;
         }
         let mut map = |name| ebpf.take_map(name).ok_or(CaptureError::Missing(name));
-        Ok(Self {
-            ring: RingBuf::try_from(map("EVENTS")?)?,
+        let records = Records { ring: RingBuf::try_from(map("EVENTS")?)? };
+        let live = Self {
             sockets: HashMap::try_from(map("SOCKETS")?)?,
             lost: HashMap::try_from(map("LOST")?)?,
             counters: PerCpuArray::try_from(map("COUNTERS")?)?,
             offset: clock_offset(),
             _ebpf: ebpf,
-        })
+        };
+        Ok((records, live))
     }
 
     /// Wall clock time of a record's `CLOCK_MONOTONIC` nanoseconds.
@@ -205,35 +231,15 @@ impl Live {
         self.offset = clock_offset();
     }
 
-    /// Waits until the kernel side asks to be read, or until `timeout`.
-    pub fn wait(&self, timeout: Duration) {
-        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one valid pollfd for the time of the call.
-        unsafe { libc::poll(&raw mut poll, 1, millis) };
-    }
-
-    /// The ring's file descriptor, to wait on together with others.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring lives as long as `self`.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
-    }
-
-    /// Hands out at most `most` records, oldest first; returns how many there were.
-    pub fn drain(&mut self, most: usize, mut take: impl FnMut(Record<'_>)) -> usize {
-        for n in 0..most {
-            let Some(item) = self.ring.next() else { return n };
-            if let Some(record) = decode(&item) {
-                take(record);
-            }
-        }
-        most
-    }
-
     /// Says what to copy of a socket. A socket that is gone is no error.
     pub fn set(&mut self, cookie: u64, socket: &Socket) {
         const EXISTING: u64 = 2; // BPF_EXIST: never makes an entry that no CLOSE would remove
         let _ = self.sockets.insert(cookie, socket, EXISTING);
+    }
+
+    /// Forgets a socket whose end the kernel side will not report: it was open before the programs were.
+    pub fn forget(&mut self, cookie: u64) {
+        let _ = self.sockets.remove(&cookie);
     }
 
     /// Totals of all CPUs.
@@ -298,10 +304,4 @@ fn decode(bytes: &[u8]) -> Option<Record<'_>> {
         kind::EXIT => Record::Exit(view(bytes)?),
         _ => return None,
     })
-}
-
-impl AsFd for Live {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd()
-    }
 }

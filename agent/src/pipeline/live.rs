@@ -1,0 +1,354 @@
+//! Kernel records -> flows: which socket is which connection, what to copy of it, who is at its ends.
+//!
+//! A connection with both ends on this host has two sockets. One of them is tapped, the client's where there is a
+//! choice, and the other is left alone: one statement, one event.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_common::{Counters, Open, Packet, Socket, Tuple, direction, mode, tcp};
+use agent_core::event::{CaptureSource, EventKind};
+use agent_core::identity::Workload;
+use agent_core::judge::Verdict;
+use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
+
+use crate::capture::live::{Live, Record, Records};
+use crate::gate::{Gate, Target};
+use crate::identify::{Exec, Resolver, Tapped};
+
+use super::{Flow, Host, Pipeline, Wishes};
+
+/// How long the reader sleeps when nothing is urgent: long enough that a busy database costs few wakeups.
+const NAP: Duration = Duration::from_millis(20);
+/// Records handled between two looks at the rest of the world.
+const BATCH: usize = 4096;
+
+/// Everything about live connections. Belongs to one thread.
+pub struct Driver {
+    records: Option<Records>,
+    live: Live,
+    resolver: Resolver,
+    gate: Option<Gate>,
+    ports: HashMap<u16, &'static str>,
+    taps: HashMap<u64, Tap>,
+    /// The tapped socket of each connection with a known beginning, by what both ends agree on: the client's and
+    /// the server's first sequence numbers. Address translation does not change them.
+    by_start: HashMap<(u32, u32), u64>,
+    /// The same by addresses, for connections that were open before the agent.
+    by_ends: HashMap<(Endpoint, Endpoint), u64>,
+    /// Sockets of no interest: the other ends of tapped ones, and what is no database.
+    left_alone: HashSet<u64>,
+    modes: Vec<(u64, Socket)>,
+    counted: Counters,
+    ticked: Nanos,
+}
+
+/// One tapped socket.
+struct Tap {
+    flow: Flow,
+    socket: Socket,
+    start: Option<(u32, u32)>,
+    ends: (Endpoint, Endpoint),
+    /// Whether it connected or accepted; `None` where it was open before the agent.
+    active: Option<bool>,
+}
+
+/// An address as it lies in a record.
+fn address(version: u8, words: [u32; 4]) -> IpAddr {
+    let mut bytes = [0u8; 16];
+    for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    if version == 4 {
+        return Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into();
+    }
+    // A dual-stack socket shows its IPv4 peers as ::ffff:a.b.c.d.
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+fn ends(tuple: &Tuple) -> (Endpoint, Endpoint) {
+    (
+        Endpoint { address: address(tuple.version, tuple.local), port: tuple.local_port },
+        Endpoint { address: address(tuple.version, tuple.remote), port: tuple.remote_port },
+    )
+}
+
+/// Answers a flow's questions about its ends.
+struct Here<'a> {
+    resolver: &'a mut Resolver,
+    gate: Option<&'a mut Gate>,
+    tapped: Tapped,
+    begun: bool,
+}
+
+impl Host for Here<'_> {
+    fn workload(&mut self, client: Side) -> Option<Arc<Workload>> {
+        if client == Side::A {
+            let known = self.resolver.resolve_now(self.tapped.cookie);
+            return known.or_else(|| self.resolver.resolve_slow(&self.tapped));
+        }
+        // The server's socket is tapped: the client is elsewhere, unless it was there before the agent.
+        if self.begun { None } else { self.resolver.resolve_peer(&self.tapped) }
+    }
+
+    fn kill(&mut self, verdict: &Verdict) -> bool {
+        let namespace = self.resolver.namespace(&self.tapped);
+        let Some(gate) = self.gate.as_deref_mut() else { return false };
+        gate.kill(&Target::of(&self.tapped, namespace, &verdict.rule))
+    }
+}
+
+impl Driver {
+    /// `ports`: what the configuration promises on a server port.
+    pub fn new((records, live): (Records, Live), gate: Option<Gate>, ports: HashMap<u16, &'static str>) -> Self {
+        let now = live.now();
+        Self {
+            records: Some(records),
+            live,
+            resolver: Resolver::new(),
+            gate,
+            ports,
+            taps: HashMap::new(),
+            by_start: HashMap::new(),
+            by_ends: HashMap::new(),
+            left_alone: HashSet::new(),
+            modes: Vec::new(),
+            counted: Counters::default(),
+            ticked: now,
+        }
+    }
+
+    /// Handles records until `each` says to stop; it is called at least every [`NAP`].
+    pub fn run(&mut self, pipeline: &mut Pipeline, mut each: impl FnMut(&mut Pipeline) -> bool) {
+        let Some(mut records) = self.records.take() else { return };
+        loop {
+            records.wait(NAP);
+            let mut last = false;
+            while self.turn(&mut records, pipeline) == BATCH && !last {
+                last = !each(pipeline);
+            }
+            if last || !each(pipeline) {
+                break;
+            }
+        }
+        // What the kernel side still held, then what waits for an answer.
+        let mut left = 64;
+        while left > 0 && self.turn(&mut records, pipeline) == BATCH {
+            left -= 1;
+        }
+        self.finish(pipeline);
+        self.records = Some(records);
+    }
+
+    /// Handles at most one batch; returns its size.
+    fn turn(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> usize {
+        let offset = self.live.wall(0);
+        let n = records.drain(BATCH, |record| self.record(record, offset, pipeline));
+        for (cookie, socket) in self.modes.drain(..) {
+            self.live.set(cookie, &socket);
+        }
+        let now = self.live.now();
+        if now.since(self.ticked) > 1_000_000_000 {
+            self.ticked = now;
+            self.live.resync_clock();
+            self.report_loss(now, pipeline);
+        }
+        n
+    }
+
+    fn record(&mut self, record: Record<'_>, offset: Nanos, pipeline: &mut Pipeline) {
+        match record {
+            Record::Packet(packet, head, tail) => {
+                let time = Nanos(packet.time.wrapping_add(offset.0));
+                self.packet(packet, head, tail, time, pipeline);
+            }
+            Record::Open(open) => self.open(open, Nanos(open.time.wrapping_add(offset.0)), pipeline),
+            Record::Close(close) => {
+                let time = Nanos(close.time.wrapping_add(offset.0));
+                self.close(close.cookie, time, pipeline);
+            }
+            Record::Connect(connect) => {
+                self.resolver.processes.connect(connect.cookie, connect.pid);
+            }
+            Record::Exec(exec, path, arguments) => self.resolver.processes.exec(&Exec {
+                pid: exec.pid,
+                ppid: exec.parent,
+                time_ns: exec.time,
+                filename: path,
+                argv: arguments,
+                comm: &exec.comm,
+                uid: exec.uid,
+            }),
+            Record::Fork(fork) => self.resolver.processes.fork(fork.parent, fork.child, fork.time),
+            Record::Exit(exit) => self.resolver.processes.exit(exit.pid, exit.time),
+        }
+    }
+
+    fn open(&mut self, open: &Open, time: Nanos, pipeline: &mut Pipeline) {
+        let active = open.active == 1;
+        let start = if active {
+            (open.send_next, open.receive_next)
+        } else {
+            (open.receive_next, open.send_next)
+        };
+        if let Some(&first) = self.by_start.get(&start)
+            && first != open.cookie
+        {
+            if active {
+                // The server's end came first and was tapped: give way to the client's, nothing was said yet.
+                self.close(first, time, pipeline);
+                self.leave_alone(first);
+            } else {
+                self.leave_alone(open.cookie);
+                return;
+            }
+        }
+        self.by_start.insert(start, open.cookie);
+        let ends = ends(&open.tuple);
+        self.tap(open.cookie, ends, Some(active), Some(start));
+    }
+
+    /// Nothing more is wanted of this socket.
+    fn leave_alone(&mut self, cookie: u64) {
+        self.left_alone.insert(cookie);
+        let ignore = Socket { mode: [mode::IGNORE; 2], ..Socket::default() };
+        self.modes.push((cookie, ignore));
+    }
+
+    fn tap(
+        &mut self,
+        cookie: u64,
+        ends: (Endpoint, Endpoint),
+        active: Option<bool>,
+        start: Option<(u32, u32)>,
+    ) -> &mut Tap {
+        let hint =
+            self.ports.get(&ends.1.port).or_else(|| self.ports.get(&ends.0.port)).copied();
+        let source = CaptureSource::Packet;
+        let flow = Flow::new(cookie, [ends.0, ends.1], source, active.is_some(), hint, 0);
+        self.by_ends.insert(ends, cookie);
+        let tap = Tap { flow, socket: Socket::default(), start, ends, active };
+        self.taps.entry(cookie).insert_entry(tap).into_mut()
+    }
+
+    fn packet(&mut self, packet: &Packet, head: &[u8], tail: &[u8], time: Nanos, pipeline: &mut Pipeline) {
+        let mut cookie = packet.cookie;
+        if cookie == 0 {
+            // It met the listening socket: the connection's own is found by its ends.
+            let (local, remote) = ends(&packet.tuple);
+            match self.by_ends.get(&(local, remote)) {
+                Some(&known) => cookie = known,
+                None => return,
+            }
+        }
+        if self.left_alone.contains(&cookie) {
+            return;
+        }
+        if !self.taps.contains_key(&cookie) {
+            let both = ends(&packet.tuple);
+            // The other end of one that is tapped already? Both were open before the agent.
+            if let Some(first) = self.by_ends.get(&(both.1, both.0))
+                && self.taps.get(first).is_some_and(|tap| tap.active.is_none())
+            {
+                self.leave_alone(cookie);
+                return;
+            }
+            if packet.length == 0 {
+                return; // a last FIN of something that never mattered
+            }
+            self.tap(cookie, both, None, None);
+        }
+        let Some(tap) = self.taps.get_mut(&cookie) else { return };
+        let egress = packet.direction == direction::EGRESS;
+        let segment = Segment {
+            from: if egress { Side::A } else { Side::B },
+            time,
+            sequence: packet.sequence,
+            acknowledgment: packet.acknowledgment,
+            flags: Flags {
+                syn: packet.flags & tcp::SYN != 0,
+                fin: packet.flags & tcp::FIN != 0,
+                rst: packet.flags & tcp::RST != 0,
+                ack: packet.flags & tcp::ACK != 0,
+            },
+            length: packet.length,
+            head,
+            tail,
+        };
+        let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
+        let begun = tap.active.is_some();
+        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let wishes = tap.flow.segment(&segment, pipeline, &mut host);
+        if wishes.refused {
+            self.taps.remove(&cookie);
+            self.by_ends.remove(&(tapped.local, tapped.remote));
+            self.leave_alone(cookie);
+        } else if wishes != Wishes::default() {
+            if wishes.detected {
+                tap.socket.mode = [mode::FULL; 2];
+                tap.socket.urgent = u32::from(pipeline.policies.acts());
+            }
+            for side in [Side::A, Side::B] {
+                if let Some(bulk) = wishes.bulk[side.index()] {
+                    // Side A is the tapped socket: what it sends is egress, index 0.
+                    tap.socket.mode[side.index()] = if bulk { mode::HEAD_TAIL } else { mode::FULL };
+                }
+            }
+            self.modes.push((cookie, tap.socket));
+        }
+        if !begun && self.taps.get(&cookie).is_some_and(|tap| tap.flow.core().is_ended()) {
+            // Nobody will report its end: it was open before the programs were.
+            self.close(cookie, time, pipeline);
+            self.live.forget(cookie);
+        }
+    }
+
+    fn close(&mut self, cookie: u64, time: Nanos, pipeline: &mut Pipeline) {
+        self.resolver.processes.forget(cookie);
+        if self.left_alone.remove(&cookie) {
+            return;
+        }
+        let Some(mut tap) = self.taps.remove(&cookie) else { return };
+        let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
+        let begun = tap.active.is_some();
+        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        tap.flow.close(time, pipeline, &mut host);
+        if self.by_ends.get(&tap.ends) == Some(&cookie) {
+            self.by_ends.remove(&tap.ends);
+        }
+        if let Some(start) = tap.start {
+            self.by_start.remove(&start);
+        }
+    }
+
+    fn report_loss(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        let counters = self.live.counters();
+        let before = std::mem::replace(&mut self.counted, counters);
+        let causes = [
+            ("ring_full", counters.ring_full - before.ring_full, counters.ring_full_bytes - before.ring_full_bytes),
+            ("sockets_full", counters.sockets_full - before.sockets_full, 0),
+            ("unparsed", counters.unparsed - before.unparsed, 0),
+        ];
+        for (reason, records, bytes) in causes {
+            if records > 0 {
+                tracing::warn!(reason, records, bytes, "the kernel side could not hand over all it saw");
+                pipeline.note(EventKind::Loss, now, |event| {
+                    event.error_type = reason.into();
+                    event.capture_lost_before = bytes;
+                    event.statement_complete = false;
+                });
+            }
+        }
+    }
+
+    fn finish(&mut self, pipeline: &mut Pipeline) {
+        let now = self.live.now();
+        let open: Vec<u64> = self.taps.keys().copied().collect();
+        for cookie in open {
+            self.close(cookie, now, pipeline);
+        }
+        self.report_loss(now, pipeline);
+    }
+}

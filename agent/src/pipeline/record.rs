@@ -1,0 +1,212 @@
+//! A statement with its session, identity and verdict -> the flat event of the contract.
+
+use std::sync::Arc;
+
+use agent_core::event::{Event, EventKind};
+use agent_core::exchange::{Parameter, Statement};
+use agent_core::identity::Identity;
+use agent_core::segment::Nanos;
+use agent_core::sql::Redaction;
+
+use super::Judged;
+
+/// Makes UUIDs of version 7 (RFC 9562): the time of the event, then 32 random bits of this run, then a counter.
+/// Unique without a random number for each event, sorted by time, and cheap to store.
+#[derive(Debug)]
+pub struct Ids {
+    run: u32,
+    count: u64,
+}
+
+impl Ids {
+    /// `run`: random bits of this start of the agent.
+    pub fn new(run: u32) -> Self {
+        Self { run, count: 0 }
+    }
+
+    /// The next id, for an event at `time`.
+    pub fn next(&mut self, time: Nanos) -> u128 {
+        self.count += 1;
+        let millis = u128::from(time.0 / 1_000_000) & ((1 << 48) - 1);
+        let (high, low) = (u128::from(self.run >> 20), u128::from(self.run & 0xf_ffff));
+        let count = u128::from(self.count) & ((1 << 42) - 1);
+        millis << 80 | 7 << 76 | high << 64 | 2 << 62 | low << 42 | count
+    }
+}
+
+/// Makes events: knows who the agent is and how much may be kept.
+#[derive(Debug)]
+pub struct Recorder {
+    /// Event ids.
+    pub ids: Ids,
+    /// Names the agent and its receipt chain.
+    pub agent_id: Arc<str>,
+    /// This host.
+    pub host_name: Arc<str>,
+    /// What may be kept of texts and parameters.
+    pub redaction: Redaction,
+    /// The same for single databases, by name.
+    pub redaction_by_database: std::collections::BTreeMap<String, Redaction>,
+    placeholder: Arc<str>,
+}
+
+impl Recorder {
+    /// A recorder for this run of the agent.
+    pub fn new(agent_id: &str, host_name: &str, redaction: Redaction) -> Self {
+        Self {
+            ids: Ids::new(random()),
+            agent_id: agent_id.into(),
+            host_name: host_name.into(),
+            redaction,
+            redaction_by_database: std::collections::BTreeMap::new(),
+            placeholder: "?".into(),
+        }
+    }
+
+    /// Writes the agent's name on an event.
+    pub fn stamp(&self, event: &mut Event) {
+        event.agent_id = Arc::clone(&self.agent_id);
+        event.host_name = Arc::clone(&self.host_name);
+    }
+
+    /// An event about no connection.
+    pub fn blank(&mut self, kind: EventKind, time: Nanos) -> Event {
+        let mut event = Event {
+            event_kind: kind,
+            time: time.0,
+            event_id: self.ids.next(time),
+            statement_complete: true,
+            ..Event::default()
+        };
+        self.stamp(&mut event);
+        event
+    }
+
+    /// The event of one statement. `prototype` holds what all events of its flow share.
+    pub(super) fn statement(
+        &mut self,
+        prototype: &Event,
+        statement: &Statement,
+        judged: Option<&Judged>,
+    ) -> Event {
+        let redaction = if self.redaction_by_database.is_empty() {
+            self.redaction
+        } else {
+            self.redaction_by_database.get(&statement.session.namespace).copied().unwrap_or(self.redaction)
+        };
+        let mut event = prototype.clone();
+        event.event_kind = EventKind::Statement;
+        event.time = statement.started.0;
+        event.event_id = self.ids.next(statement.started);
+        event.statement_complete = statement.complete;
+        if let Some(text) = &statement.text {
+            let own = text.analysis();
+            event.db_query_text = text.shown(redaction);
+            // What an EXECUTE does is what the statement behind the name does.
+            let meant = statement.prepared.as_ref().map_or(own, |prepared| prepared.analysis());
+            event.db_query_summary = Arc::clone(&own.db_query_summary);
+            event.db_operation_name = Arc::clone(&own.db_operation_name);
+            event.db_collection_name = Arc::clone(&meant.db_collection_name);
+            event.db_query_fingerprint = Arc::clone(&own.db_query_fingerprint);
+            event.statement_effects = Arc::clone(&meant.statement_effects);
+            event.statement_relations = Arc::clone(&meant.statement_relations);
+            event.statement_unbounded = meant.statement_unbounded;
+            event.statement_complete &= meant.statement_complete;
+        } else {
+            event.statement_complete = false;
+        }
+        if !statement.parameters.is_empty() {
+            event.db_query_parameters =
+                statement.parameters.iter().map(|p| self.parameter(p, redaction)).collect();
+        }
+        if let Some(batch) = statement.batch {
+            event.batch_id = format!("{:x}-{:x}", prototype.session_id, batch.id).into();
+            event.batch_index = batch.index;
+        }
+        if !statement.status.is_empty() {
+            event.db_response_status_code = statement.status.as_str().into();
+            event.error_type = statement.status.as_str().into();
+        }
+        if !statement.error.is_empty() {
+            event.error_type = statement.error.into();
+        }
+        event.db_response_returned_rows = statement.returned_rows;
+        event.db_response_affected_rows = statement.affected_rows;
+        event.duration_ns = statement.ended.map(|t| t.since(statement.started));
+        event.first_byte_ns = statement.first_byte.map(|t| t.since(statement.started));
+        event.capture_truncated = statement.truncated;
+        event.capture_lost_before = statement.lost_before;
+        event.capture_bytes = statement.bytes;
+        if let Some(judged) = judged {
+            event.policy_rule = Arc::clone(&judged.verdict.rule);
+            event.policy_version = Arc::clone(&judged.verdict.version);
+            event.policy_mode = judged.verdict.mode.name().into();
+            event.disposition = judged.disposition;
+        }
+        event
+    }
+
+    fn parameter(&self, parameter: &Parameter, redaction: Redaction) -> Arc<str> {
+        if redaction != Redaction::None {
+            return Arc::clone(&self.placeholder);
+        }
+        match parameter {
+            Parameter::Null => "NULL".into(),
+            Parameter::Text(text) => text.as_ref().into(),
+            Parameter::Binary(bytes) => {
+                use std::fmt::Write as _;
+                let mut hex = String::with_capacity(2 + 2 * bytes.len());
+                hex.push_str("\\x");
+                for byte in bytes {
+                    let _ = write!(hex, "{byte:02x}");
+                }
+                hex.into()
+            }
+        }
+    }
+}
+
+/// Writes who is at work on an event.
+pub(super) fn identify(event: &mut Event, identity: Identity) {
+    if let Some(process) = &identity.process {
+        event.process_pid = Some(process.pid);
+        event.process_start_ns = Some(process.start_ns);
+        event.process_executable_path = Arc::clone(&process.executable);
+        event.process_command_line = Arc::clone(&process.command_line);
+        event.process_owner = Arc::clone(&process.owner);
+        event.process_auid = process.auid;
+        event.process_ancestry = Arc::clone(&process.ancestry);
+    }
+    if let Some(container) = &identity.container {
+        event.container_id = Arc::clone(&container.id);
+        event.container_runtime = Arc::clone(&container.runtime);
+    }
+    event.ai_agent_name = identity.ai_agent;
+    event.identity_principal = identity.principal;
+    event.identity_claims = identity.claims;
+    event.identity_conflict = identity.conflict;
+}
+
+/// 32 random bits, from the kernel.
+fn random() -> u32 {
+    let mut bytes = [0u8; 4];
+    // SAFETY: the buffer is valid for its length.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if n == 4 { u32::from_ne_bytes(bytes) } else { std::process::id() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_version_7_unique_and_sorted() {
+        let mut ids = Ids::new(0xdead_beef);
+        let (a, b) = (ids.next(Nanos(1_000_000)), ids.next(Nanos(1_000_000)));
+        let c = ids.next(Nanos(2_000_000));
+        assert_eq!((a >> 76 & 15, a >> 62 & 3), (7, 2), "version and variant");
+        assert_eq!(a >> 80, 1, "milliseconds lead");
+        assert!(a < b && b < c);
+        assert_eq!((a >> 64 & 0xfff) << 20 | (a >> 42 & 0xf_ffff), 0xdead_beef);
+    }
+}
