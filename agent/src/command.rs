@@ -2,20 +2,30 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub mod clickhouse;
 pub mod doctor;
 pub mod explain;
 pub mod replay;
 pub mod run;
+pub mod session; // what `run` and `tap` share: a live capture from attach to end
 pub mod shim;
 pub mod tap;
+pub mod values; // arguments that more than one command takes
 pub mod verify;
 
 /// weir measures and gates the flow into databases.
+///
+/// It reads the traffic of database sockets in the kernel, without changing a connection, ties every statement to
+/// the process that sent it, judges it by policy and stores a tamper-evident receipt in ClickHouse.
 #[derive(Parser)]
-#[command(name = "weir", version, about, propagate_version = true)]
+#[command(name = "weir", version, propagate_version = true, after_help = "Examples:
+  weir tap                      watch every statement on this host
+  weir run                      the agent, with the embedded ClickHouse
+  weir doctor                   what this host supports, and what stays blind
+  weir explain 'DELETE FROM t'  what a statement does
+  weir completions bash         shell completion")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,7 +40,13 @@ enum Command {
     Clickhouse(clickhouse::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
+    #[command(hide = true)]
     Shim(shim::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 impl Cli {
@@ -45,6 +61,10 @@ impl Cli {
             Command::Verify(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Shim(args) => args.run(),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "weir", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }

@@ -1,1 +1,379 @@
-//! One YAML file -> one documented struct.
+//! One YAML file, with `WEIR_...` variables over it -> one documented struct.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use agent_core::sql::Redaction;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::command::values;
+
+/// Why a configuration cannot be used. All that is wrong is said at once.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no YAML.
+    #[error("{path} is not valid YAML: {reason}")]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        reason: String,
+    },
+    /// Keys or values that mean nothing.
+    #[error("{}", .0.join("; "))]
+    Keys(Vec<String>),
+}
+
+/// Everything that can be set. Every key is optional.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Config {
+    /// Directory for the spool, the chain's head and the embedded engine's data.
+    pub state: PathBuf,
+    /// Where receipts go. Without a `url`: the embedded engine.
+    pub store: Store,
+    /// What is captured.
+    pub capture: Capture,
+    /// Directory of policy files, read again when they change. A directory that is missing holds none.
+    pub policies: PathBuf,
+    /// Identity maps. Accepted, not used yet.
+    pub identity: Option<PathBuf>,
+    /// What events keep of texts and parameters.
+    pub redaction: RedactionConfig,
+    /// How connections are held. Accepted, not used yet.
+    pub gate: Gate,
+    /// Where the agent can be asked. Accepted, not used yet.
+    pub listen: Listen,
+}
+
+/// `store`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Store {
+    /// ClickHouse's HTTP interface, e.g. `https://clickhouse:8443`; empty: the embedded engine.
+    pub url: String,
+    /// Database; made where it is missing.
+    pub database: String,
+    /// User.
+    pub user: String,
+    /// File whose first line is the password. Passwords never come from arguments.
+    pub password_file: Option<PathBuf>,
+    /// Cap of the spool on disk, e.g. `1GiB`.
+    pub spool: String,
+    /// Address of the embedded engine; port 0 takes a free one.
+    pub listen: String,
+}
+
+/// `capture`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Capture {
+    /// Server port -> protocol: a hint, other ports are looked at too.
+    pub ports: BTreeMap<String, String>,
+    /// Size of the kernel's ring buffer, a power of two.
+    pub ring: String,
+    /// Plaintext of TLS. Accepted, not used yet.
+    pub tls: String,
+    /// Unix sockets. Accepted, not used yet.
+    pub unix: String,
+}
+
+/// `redaction`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct RedactionConfig {
+    /// For every database.
+    pub default: Redaction,
+    /// For single databases, by name.
+    pub databases: BTreeMap<String, Redaction>,
+}
+
+/// `gate`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Gate {
+    /// `open` or `closed`.
+    pub fail: String,
+    /// Most bytes held.
+    pub held_bytes: String,
+}
+
+/// `listen`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Listen {
+    /// Prometheus metrics.
+    pub metrics: String,
+    /// Control socket.
+    pub control: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state: "/var/lib/weir".into(),
+            store: Store {
+                url: String::new(),
+                database: "weir".into(),
+                user: String::new(),
+                password_file: None,
+                spool: "1GiB".into(),
+                listen: "127.0.0.1:8123".into(),
+            },
+            capture: Capture::default(),
+            policies: "/etc/weir/policies".into(),
+            identity: None,
+            redaction: RedactionConfig::default(),
+            gate: Gate::default(),
+            listen: Listen::default(),
+        }
+    }
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { ports: BTreeMap::new(), ring: "64MiB".into(), tls: "auto".into(), unix: "auto".into() }
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { fail: "open".into(), held_bytes: "64MiB".into() }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { metrics: "127.0.0.1:9108".into(), control: "/run/weir/weir.sock".into() }
+    }
+}
+
+/// Keys of the contract that this version accepts and does not use.
+pub const UNUSED: [&str; 5] = ["capture.tls", "capture.unix", "identity", "gate", "listen"];
+
+/// Maps whose keys are the user's own.
+const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];
+
+/// `64MiB`, `1GiB`, `4096` -> bytes.
+pub fn bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1u64 << 40,
+        _ => return None,
+    };
+    digits.trim_end().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+impl Config {
+    /// Defaults, then the file, then the environment. Returns the configuration and which unused keys were set.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<&'static str>), ConfigError> {
+        let given = match file {
+            None => Value::Object(Map::new()),
+            Some(path) => {
+                let path = path.to_owned();
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                parse(&text).map_err(|reason| ConfigError::Yaml { path, reason })?
+            }
+        };
+        Self::merge(given, environment)
+    }
+
+    fn merge(
+        given: Value,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<&'static str>), ConfigError> {
+        let mut tree = serde_json::to_value(Self::default()).unwrap_or_default();
+        let (mut errors, mut set) = (Vec::new(), Vec::new());
+        overlay(&mut tree, given, "", &mut errors, &mut set);
+        for (name, value) in environment {
+            let Some(rest) = name.strip_prefix("WEIR_") else { continue };
+            if OWN_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            if !assign(&mut tree, &rest.to_ascii_lowercase(), &value) {
+                errors.push(format!("{name} names no setting; `weir run --print-config` shows them all"));
+            }
+        }
+        let config: Option<Self> = serde_json::from_value(tree)
+            .map_err(|error| errors.push(format!("a value does not fit: {error}")))
+            .ok();
+        if let Some(config) = &config {
+            config.check(&mut errors);
+        }
+        match config {
+            Some(config) if errors.is_empty() => {
+                let unused = UNUSED.into_iter().filter(|key| {
+                    set.iter().any(|s: &String| s == key || s.starts_with(&format!("{key}.")))
+                });
+                Ok((config, unused.collect()))
+            }
+            _ => Err(ConfigError::Keys(errors)),
+        }
+    }
+
+    fn check(&self, errors: &mut Vec<String>) {
+        if self.ring_bytes().is_none() {
+            errors.push(format!("capture.ring: `{}` is no power of two of at least 4KiB", self.capture.ring));
+        }
+        if bytes(&self.store.spool).is_none() {
+            errors.push(format!("store.spool: `{}` is no size; write e.g. 1GiB", self.store.spool));
+        }
+        for (port, name) in &self.capture.ports {
+            if let Err(reason) = format!("{port}={name}").parse::<values::PortHint>() {
+                errors.push(format!("capture.ports.{port}: {reason}"));
+            }
+        }
+    }
+
+    /// The kernel ring's size in bytes.
+    pub fn ring_bytes(&self) -> Option<u32> {
+        let size = u32::try_from(bytes(&self.capture.ring)?).ok()?;
+        (size.is_power_of_two() && size >= 4096).then_some(size)
+    }
+
+    /// As YAML, to be shown.
+    pub fn to_yaml(&self) -> String {
+        serde_saphyr::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Variables that are about something else than the configuration.
+const OWN_VARIABLES: [&str; 2] = ["WEIR_LOG", "WEIR_LIBCHDB"];
+
+fn parse(text: &str) -> Result<Value, String> {
+    if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+        return Ok(Value::Object(Map::new()));
+    }
+    serde_saphyr::from_str::<Value>(text).map_err(|e| e.to_string())
+}
+
+/// Lays `given` over the tree of defaults; a key that is not there is an error that names the nearest one.
+fn overlay(tree: &mut Value, given: Value, path: &str, errors: &mut Vec<String>, set: &mut Vec<String>) {
+    match (tree, given) {
+        (Value::Object(known), Value::Object(given)) => {
+            for (key, value) in given {
+                let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                if FREE.contains(&path) {
+                    known.insert(key, value);
+                } else if let Some(inner) = known.get_mut(&key) {
+                    overlay(inner, value, &at, errors, set);
+                } else {
+                    let near = known
+                        .keys()
+                        .max_by(|a, b| strsim::jaro(a, &key).total_cmp(&strsim::jaro(b, &key)))
+                        .map(String::as_str)
+                        .unwrap_or_default();
+                    errors.push(format!("`{at}` is no setting; the nearest one is `{near}`"));
+                }
+            }
+        }
+        (Value::Object(_), Value::Null) => {}
+        (Value::Object(_), _) => errors.push(format!("`{path}` holds settings, not a value")),
+        (slot, value) => {
+            set.push(path.to_owned());
+            *slot = match (&*slot, value) {
+                (Value::String(_), Value::Number(n)) => Value::String(n.to_string()),
+                (_, value) => value,
+            };
+        }
+    }
+}
+
+/// Sets `store_url` and the like: words joined by `_`, as the keys are nested.
+fn assign(tree: &mut Value, name: &str, value: &str) -> bool {
+    let Value::Object(known) = tree else { return false };
+    for (key, inner) in known.iter_mut() {
+        if name == key && !inner.is_object() {
+            *inner = Value::String(value.to_owned());
+            return true;
+        }
+        if let Some(rest) = name.strip_prefix(key.as_str()).and_then(|r| r.strip_prefix('_'))
+            && assign(inner, rest, value)
+        {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, env: &[(&str, &str)]) -> Result<(Config, Vec<&'static str>), String> {
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::merge(parse(yaml)?, env).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_contract_s_example() {
+        let (config, unused) = load(
+            r#"
+state: /srv/weir   # spool
+store: {url: "https://clickhouse:8443", database: weir, user: weir, password_file: /etc/weir/password}
+capture: {ports: {6432: postgresql}, tls: auto, unix: auto}
+policies: /etc/weir/policies
+identity: /etc/weir/identity.yaml
+redaction: {default: literals, databases: {shop: none}}
+gate: {fail: open, held_bytes: 64MiB}
+listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
+"#,
+            &[],
+        )
+        .unwrap();
+        assert_eq!(config.state, PathBuf::from("/srv/weir"));
+        assert_eq!(config.store.url, "https://clickhouse:8443");
+        assert_eq!(config.capture.ports["6432"], "postgresql");
+        assert_eq!(config.redaction.databases["shop"], Redaction::None);
+        assert_eq!(unused, UNUSED);
+    }
+
+    #[test]
+    fn every_wrong_key_is_named_with_the_nearest_one() {
+        let error = load("stat: /x\nstore: {ulr: a}\ncapture: {ports: {1: gopher}, ring: 3}\n", &[]).unwrap_err();
+        for part in ["`stat`", "`state`", "`store.ulr`", "`url`", "capture.ports.1", "capture.ring"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        assert!(load("store: 3", &[]).unwrap_err().contains("holds settings"));
+    }
+
+    #[test]
+    fn the_environment_goes_over_the_file() {
+        let env = [("WEIR_STORE_URL", "http://b"), ("WEIR_STATE", "/s"), ("WEIR_LOG", "debug"), ("HOME", "/")];
+        let (config, _) = load("store: {url: 'http://a'}", &env).unwrap();
+        assert_eq!((config.store.url.as_str(), config.state), ("http://b", PathBuf::from("/s")));
+        assert!(load("", &[("WEIR_STROE_URL", "x")]).unwrap_err().contains("WEIR_STROE_URL"));
+    }
+
+    #[test]
+    fn what_is_printed_is_what_is_read() {
+        let yaml = Config::default().to_yaml();
+        assert_eq!(load(&yaml, &[]).unwrap().0, Config::default(), "{yaml}");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("64MiB"), Some(64 << 20));
+        assert_eq!(bytes("4096"), Some(4096));
+        assert_eq!(bytes("1 GiB"), Some(1 << 30));
+        assert_eq!(bytes("12 parsecs"), None);
+        assert_eq!(bytes(""), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! What `run` and `tap` share: a live capture from attach, over `ready`, to a clean end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+
+use crate::capture::live::Live;
+use crate::gate::Gate;
+use crate::pipeline::Pipeline;
+use crate::pipeline::live::Driver;
+
+/// Set once SIGINT or SIGTERM came. A second signal ends the process at once, by default action.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The order matters: the first signal must find the flag unset.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+            .context("cannot handle signals")?;
+    }
+    Ok(flag)
+}
+
+/// This host's name.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |s| s.trim().into())
+}
+
+/// Attaches, prints `ready`, hands records to the pipeline until a signal comes or `each` returns false.
+pub fn capture(
+    ring_bytes: u32,
+    ports: HashMap<u16, &'static str>,
+    gate: Option<Gate>,
+    pipeline: &mut Pipeline,
+    stop: &AtomicBool,
+    mut each: impl FnMut(&mut Pipeline) -> bool,
+) -> anyhow::Result<()> {
+    let live = Live::attach(ring_bytes)?;
+    let mut driver = Driver::new(live, gate, ports);
+    eprintln!("ready");
+    driver.run(pipeline, |pipeline| each(pipeline) && !stop.load(Ordering::Relaxed));
+    Ok(())
+}
