@@ -20,12 +20,17 @@ pub mod verify;
 /// It reads the traffic of database sockets in the kernel, without changing a connection, ties every statement to
 /// the process that sent it, judges it by policy and stores a tamper-evident receipt in ClickHouse.
 #[derive(Parser)]
-#[command(name = "weir", version, propagate_version = true, after_help = "Examples:
+#[command(
+    name = "weir",
+    version,
+    propagate_version = true,
+    after_help = "Examples:
   weir tap                      watch every statement on this host
   weir run                      the agent, with the embedded ClickHouse
   weir doctor                   what this host supports, and what stays blind
   weir explain 'DELETE FROM t'  what a statement does
-  weir completions bash         shell completion")]
+  weir completions bash         shell completion"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

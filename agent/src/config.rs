@@ -219,9 +219,9 @@ impl Config {
         }
         match config {
             Some(config) if errors.is_empty() => {
-                let unused = UNUSED.into_iter().filter(|key| {
-                    set.iter().any(|s: &String| s == key || s.starts_with(&format!("{key}.")))
-                });
+                let unused = UNUSED
+                    .into_iter()
+                    .filter(|key| set.iter().any(|s: &String| s == key || s.starts_with(&format!("{key}."))));
                 Ok((config, unused.collect()))
             }
             _ => Err(ConfigError::Keys(errors)),
@@ -347,7 +347,8 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
 
     #[test]
     fn every_wrong_key_is_named_with_the_nearest_one() {
-        let error = load("stat: /x\nstore: {ulr: a}\ncapture: {ports: {1: gopher}, ring: 3}\n", &[]).unwrap_err();
+        let error =
+            load("stat: /x\nstore: {ulr: a}\ncapture: {ports: {1: gopher}, ring: 3}\n", &[]).unwrap_err();
         for part in ["`stat`", "`state`", "`store.ulr`", "`url`", "capture.ports.1", "capture.ring"] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
@@ -356,7 +357,8 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
 
     #[test]
     fn the_environment_goes_over_the_file() {
-        let env = [("WEIR_STORE_URL", "http://b"), ("WEIR_STATE", "/s"), ("WEIR_LOG", "debug"), ("HOME", "/")];
+        let env =
+            [("WEIR_STORE_URL", "http://b"), ("WEIR_STATE", "/s"), ("WEIR_LOG", "debug"), ("HOME", "/")];
         let (config, _) = load("store: {url: 'http://a'}", &env).unwrap();
         assert_eq!((config.store.url.as_str(), config.state), ("http://b", PathBuf::from("/s")));
         assert!(load("", &[("WEIR_STROE_URL", "x")]).unwrap_err().contains("WEIR_STROE_URL"));

@@ -1,29 +1,24 @@
 //! The only place where the stages meet: captured segments in, judged events out.
 
-pub mod files; // capture files -> flows
 pub mod live; // kernel records -> flows
 pub mod record; // statement, session, identity, verdict -> event
 
 use std::sync::Arc;
 
 use agent_core::connection::Connection;
-use agent_core::event::{CaptureSource, CaptureVantage, Disposition, Event, EventKind};
-use agent_core::exchange::{Blindness, Loss, LossReason, Session, Statement, Ticket};
+use agent_core::event::{CaptureSource, CaptureVantage, Event, EventKind};
+use agent_core::exchange::{Blindness, Loss, LossReason, Session, Statement};
 use agent_core::identity::{Wire, Workload, decide};
-use agent_core::judge::{Subject, Verdict};
-use agent_core::policy::{Action, Mode, Policies};
 use agent_core::protocol::Sink;
 use agent_core::segment::{Endpoint, Nanos, Segment, Side};
 use agent_core::sql::Texts;
 
-use record::{Ids, Recorder};
+use record::Recorder;
 
 /// Who is at the two ends of a flow, and what can be done about it. The live driver answers; files know nothing.
 pub trait Host {
     /// The process at the client's end, once it is known which end that is.
     fn workload(&mut self, client: Side) -> Option<Arc<Workload>>;
-    /// Ends the connection now. Returns true where it is known to be over.
-    fn kill(&mut self, verdict: &Verdict) -> bool;
 }
 
 /// Nothing is known about the ends: a capture file.
@@ -33,17 +28,12 @@ impl Host for Nobody {
     fn workload(&mut self, _client: Side) -> Option<Arc<Workload>> {
         None
     }
-    fn kill(&mut self, _verdict: &Verdict) -> bool {
-        false
-    }
 }
 
 /// What all flows share.
 pub struct Pipeline {
     /// Statement texts, understood once each.
     pub texts: Texts,
-    /// The rules in force.
-    pub policies: Arc<Policies>,
     /// How events are made of what is known.
     pub recorder: Recorder,
     /// Where events go.
@@ -52,8 +42,8 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline that hands its events to `output`.
-    pub fn new(recorder: Recorder, policies: Arc<Policies>, output: Box<dyn FnMut(Event)>) -> Self {
-        Self { texts: Texts::default(), policies, recorder, output }
+    pub fn new(recorder: Recorder, output: Box<dyn FnMut(Event)>) -> Self {
+        Self { texts: Texts::default(), recorder, output }
     }
 
     /// Hands out an event that is about no flow.
@@ -91,15 +81,7 @@ struct State {
     workload: Option<Arc<Workload>>,
     session: Option<Arc<Session>>,
     announced: bool,
-    /// Verdicts of statements whose answer is awaited, oldest first.
-    verdicts: std::collections::VecDeque<(u64, Judged)>,
-    next_ticket: u64,
     wishes: Wishes,
-}
-
-struct Judged {
-    verdict: Verdict,
-    disposition: Disposition,
 }
 
 impl Flow {
@@ -123,8 +105,6 @@ impl Flow {
                 workload: None,
                 session: None,
                 announced: false,
-                verdicts: std::collections::VecDeque::new(),
-                next_ticket: 0,
                 wishes: Wishes::default(),
             },
         }
@@ -142,16 +122,16 @@ impl Flow {
 
     /// Takes the next captured piece; what it yields goes to the pipeline's output.
     pub fn segment(&mut self, segment: &Segment<'_>, pipeline: &mut Pipeline, host: &mut dyn Host) -> Wishes {
-        let Pipeline { texts, policies, recorder, output } = pipeline;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: segment.time };
+        let Pipeline { texts, recorder, output } = pipeline;
+        let mut sink = FlowSink { state: &mut self.state, recorder, output, host, now: segment.time };
         self.core.segment(segment, texts, &mut sink);
         std::mem::take(&mut self.state.wishes)
     }
 
     /// The connection is gone: hands out what is pending.
     pub fn close(&mut self, time: Nanos, pipeline: &mut Pipeline, host: &mut dyn Host) {
-        let Pipeline { texts, policies, recorder, output } = pipeline;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: time };
+        let Pipeline { texts, recorder, output } = pipeline;
+        let mut sink = FlowSink { state: &mut self.state, recorder, output, host, now: time };
         self.core.close(time, texts, &mut sink);
     }
 
@@ -163,7 +143,6 @@ impl Flow {
 
 struct FlowSink<'a> {
     state: &'a mut State,
-    policies: &'a Policies,
     recorder: &'a mut Recorder,
     output: &'a mut Box<dyn FnMut(Event)>,
     host: &'a mut dyn Host,
@@ -241,23 +220,8 @@ impl Sink for FlowSink<'_> {
         }
     }
 
-    fn request(&mut self, statement: &Statement) -> Ticket {
-        if self.policies.is_empty() {
-            return Ticket(0);
-        }
-        let p = &self.state.prototype;
-        let Some(text) = statement.prepared.as_ref().or(statement.text.as_ref()) else {
-            // Unknown text: judged as not understood.
-            return self.judge(None, statement);
-        };
-        let _ = p;
-        let text = Arc::clone(text);
-        self.judge(Some(text.analysis()), statement)
-    }
-
     fn statement(&mut self, statement: Statement) {
-        let verdict = self.take_verdict(statement.ticket);
-        let event = self.recorder.statement(&self.state.prototype, &statement, verdict.as_ref());
+        let event = self.recorder.statement(&self.state.prototype, &statement);
         self.emit(event);
     }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 
 use crate::capture::live::Live;
-use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::pipeline::live::Driver;
 
@@ -25,20 +24,20 @@ pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
 
 /// This host's name.
 pub fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |s| s.trim().into())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |s| s.trim().into())
 }
 
 /// Attaches, prints `ready`, hands records to the pipeline until a signal comes or `each` returns false.
 pub fn capture(
     ring_bytes: u32,
     ports: HashMap<u16, &'static str>,
-    gate: Option<Gate>,
     pipeline: &mut Pipeline,
     stop: &AtomicBool,
     mut each: impl FnMut(&mut Pipeline) -> bool,
 ) -> anyhow::Result<()> {
     let live = Live::attach(ring_bytes)?;
-    let mut driver = Driver::new(live, gate, ports);
+    let mut driver = Driver::new(live, ports);
     eprintln!("ready");
     driver.run(pipeline, |pipeline| each(pipeline) && !stop.load(Ordering::Relaxed));
     Ok(())

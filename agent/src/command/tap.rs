@@ -3,10 +3,8 @@
 use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use agent_core::event::Event;
-use agent_core::policy::Policies;
 use agent_core::sql::Redaction;
 
 use super::session;
@@ -70,9 +68,9 @@ impl Args {
                 to.borrow_mut().print(&event);
             }
         });
-        let mut pipeline = Pipeline::new(recorder, Arc::new(Policies::default()), output);
+        let mut pipeline = Pipeline::new(recorder, output);
         let stop = session::stop_flag()?;
-        session::capture(ring, ports, None, &mut pipeline, &stop, |_| {
+        session::capture(ring, ports, &mut pipeline, &stop, |_| {
             let mut printer = printer.borrow_mut();
             printer.flush();
             !printer.broken

@@ -26,7 +26,10 @@ impl std::str::FromStr for PortHint {
 pub fn protocol(name: &str) -> Result<&'static str, String> {
     let names = || PROTOCOLS.iter().map(|entry| entry.name);
     names().find(|known| *known == name).ok_or_else(|| {
-        format!("`{name}` is no protocol that weir reads; it reads: {}", names().collect::<Vec<_>>().join(", "))
+        format!(
+            "`{name}` is no protocol that weir reads; it reads: {}",
+            names().collect::<Vec<_>>().join(", ")
+        )
     })
 }
 

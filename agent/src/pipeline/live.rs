@@ -11,11 +11,9 @@ use std::time::Duration;
 use agent_common::{Counters, Open, Packet, Socket, Tuple, direction, mode, tcp};
 use agent_core::event::{CaptureSource, EventKind};
 use agent_core::identity::Workload;
-use agent_core::judge::Verdict;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::{Live, Record, Records};
-use crate::gate::{Gate, Target};
 use crate::identify::{Exec, Resolver, Tapped};
 
 use super::{Flow, Host, Pipeline, Wishes};
@@ -30,7 +28,6 @@ pub struct Driver {
     records: Option<Records>,
     live: Live,
     resolver: Resolver,
-    gate: Option<Gate>,
     ports: HashMap<u16, &'static str>,
     taps: HashMap<u64, Tap>,
     /// The tapped socket of each connection with a known beginning, by what both ends agree on: the client's and
@@ -78,7 +75,6 @@ fn ends(tuple: &Tuple) -> (Endpoint, Endpoint) {
 /// Answers a flow's questions about its ends.
 struct Here<'a> {
     resolver: &'a mut Resolver,
-    gate: Option<&'a mut Gate>,
     tapped: Tapped,
     begun: bool,
 }
@@ -92,23 +88,16 @@ impl Host for Here<'_> {
         // The server's socket is tapped: the client is elsewhere, unless it was there before the agent.
         if self.begun { None } else { self.resolver.resolve_peer(&self.tapped) }
     }
-
-    fn kill(&mut self, verdict: &Verdict) -> bool {
-        let namespace = self.resolver.namespace(&self.tapped);
-        let Some(gate) = self.gate.as_deref_mut() else { return false };
-        gate.kill(&Target::of(&self.tapped, namespace, &verdict.rule))
-    }
 }
 
 impl Driver {
     /// `ports`: what the configuration promises on a server port.
-    pub fn new((records, live): (Records, Live), gate: Option<Gate>, ports: HashMap<u16, &'static str>) -> Self {
+    pub fn new((records, live): (Records, Live), ports: HashMap<u16, &'static str>) -> Self {
         let now = live.now();
         Self {
             records: Some(records),
             live,
             resolver: Resolver::new(),
-            gate,
             ports,
             taps: HashMap::new(),
             by_start: HashMap::new(),
@@ -174,12 +163,13 @@ impl Driver {
             }
             Record::Exec(exec, path, arguments) => self.resolver.processes.exec(&Exec {
                 pid: exec.pid,
-                ppid: exec.parent,
+                parent: exec.parent,
                 time_ns: exec.time,
                 filename: path,
-                argv: arguments,
-                comm: &exec.comm,
+                arguments,
+                name: exec.comm.split(|b| *b == 0).next().unwrap_or_default(),
                 uid: exec.uid,
+                cgroup: exec.cgroup,
             }),
             Record::Fork(fork) => self.resolver.processes.fork(fork.parent, fork.child, fork.time),
             Record::Exit(exit) => self.resolver.processes.exit(exit.pid, exit.time),
@@ -188,11 +178,8 @@ impl Driver {
 
     fn open(&mut self, open: &Open, time: Nanos, pipeline: &mut Pipeline) {
         let active = open.active == 1;
-        let start = if active {
-            (open.send_next, open.receive_next)
-        } else {
-            (open.receive_next, open.send_next)
-        };
+        let start =
+            if active { (open.send_next, open.receive_next) } else { (open.receive_next, open.send_next) };
         if let Some(&first) = self.by_start.get(&start)
             && first != open.cookie
         {
@@ -224,8 +211,7 @@ impl Driver {
         active: Option<bool>,
         start: Option<(u32, u32)>,
     ) -> &mut Tap {
-        let hint =
-            self.ports.get(&ends.1.port).or_else(|| self.ports.get(&ends.0.port)).copied();
+        let hint = self.ports.get(&ends.1.port).or_else(|| self.ports.get(&ends.0.port)).copied();
         let source = CaptureSource::Packet;
         let flow = Flow::new(cookie, [ends.0, ends.1], source, active.is_some(), hint, 0);
         self.by_ends.insert(ends, cookie);
@@ -279,7 +265,7 @@ impl Driver {
         };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let mut host = Here { resolver: &mut self.resolver, tapped, begun };
         let wishes = tap.flow.segment(&segment, pipeline, &mut host);
         if wishes.refused {
             self.taps.remove(&cookie);
@@ -288,7 +274,7 @@ impl Driver {
         } else if wishes != Wishes::default() {
             if wishes.detected {
                 tap.socket.mode = [mode::FULL; 2];
-                tap.socket.urgent = u32::from(pipeline.policies.acts());
+                tap.socket.urgent = u32::from(false);
             }
             for side in [Side::A, Side::B] {
                 if let Some(bulk) = wishes.bulk[side.index()] {
@@ -313,7 +299,7 @@ impl Driver {
         let Some(mut tap) = self.taps.remove(&cookie) else { return };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let mut host = Here { resolver: &mut self.resolver, tapped, begun };
         tap.flow.close(time, pipeline, &mut host);
         if self.by_ends.get(&tap.ends) == Some(&cookie) {
             self.by_ends.remove(&tap.ends);
@@ -327,7 +313,11 @@ impl Driver {
         let counters = self.live.counters();
         let before = std::mem::replace(&mut self.counted, counters);
         let causes = [
-            ("ring_full", counters.ring_full - before.ring_full, counters.ring_full_bytes - before.ring_full_bytes),
+            (
+                "ring_full",
+                counters.ring_full - before.ring_full,
+                counters.ring_full_bytes - before.ring_full_bytes,
+            ),
             ("sockets_full", counters.sockets_full - before.sockets_full, 0),
             ("unparsed", counters.unparsed - before.unparsed, 0),
         ];

@@ -8,8 +8,6 @@ use agent_core::identity::Identity;
 use agent_core::segment::Nanos;
 use agent_core::sql::Redaction;
 
-use super::Judged;
-
 /// Makes UUIDs of version 7 (RFC 9562): the time of the event, then 32 random bits of this run, then a counter.
 /// Unique without a random number for each event, sorted by time, and cheap to store.
 #[derive(Debug)]
@@ -83,12 +81,7 @@ impl Recorder {
     }
 
     /// The event of one statement. `prototype` holds what all events of its flow share.
-    pub(super) fn statement(
-        &mut self,
-        prototype: &Event,
-        statement: &Statement,
-        judged: Option<&Judged>,
-    ) -> Event {
+    pub(super) fn statement(&mut self, prototype: &Event, statement: &Statement) -> Event {
         let redaction = if self.redaction_by_database.is_empty() {
             self.redaction
         } else {
@@ -137,12 +130,6 @@ impl Recorder {
         event.capture_truncated = statement.truncated;
         event.capture_lost_before = statement.lost_before;
         event.capture_bytes = statement.bytes;
-        if let Some(judged) = judged {
-            event.policy_rule = Arc::clone(&judged.verdict.rule);
-            event.policy_version = Arc::clone(&judged.verdict.version);
-            event.policy_mode = judged.verdict.mode.name().into();
-            event.disposition = judged.disposition;
-        }
         event
     }
 

@@ -86,8 +86,9 @@ impl Table {
                 let how = if &*event.error_type == "adopted" { "session, joined" } else { "session" };
                 self.paint(DIM, &format!("{how} application {:?}", event.db_application_name))
             }
-            EventKind::Loss => self
-                .paint(RED, &format!("lost {} bytes ({})", event.capture_lost_before, event.error_type)),
+            EventKind::Loss => {
+                self.paint(RED, &format!("lost {} bytes ({})", event.capture_lost_before, event.error_type))
+            }
             EventKind::Blind => self.paint(YELLOW, &format!("blind: {}", event.error_type)),
             other => format!("{other:?} {}", event.error_type).to_lowercase(),
         }
