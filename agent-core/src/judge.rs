@@ -1,1 +1,195 @@
 //! (policy, statement, identity) -> verdict and the rule that gave it. Pure; sees no protocol type.
+
+use std::sync::Arc;
+
+use crate::event::Disposition;
+use crate::policy::{Action, AgentMatch, Glob, Match, Mode, Policies, Policy, RelationMatch};
+use crate::sql::{Analysis, Relation};
+
+/// What is judged. Field names are those of the event.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// `postgresql`, `mysql`, ...
+    pub db_system_name: &'a str,
+    /// The database.
+    pub db_namespace: &'a str,
+    /// The database user in force.
+    pub db_user: &'a str,
+    /// Schemas in which a name without one is looked up, as PostgreSQL writes them; empty: the default.
+    pub search_path: &'a str,
+    /// The AI agent runtime; empty where there is no evidence of one.
+    pub ai_agent_name: &'a str,
+    /// Who it is in the end.
+    pub identity_principal: &'a str,
+    /// What the statement does.
+    pub analysis: &'a Analysis,
+    /// False where part of the statement was not understood or not seen: the analysis is a lower bound.
+    pub statement_complete: bool,
+}
+
+/// What is to be done about a statement, and who says so. The default is what no rule is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// The rule that decided; empty where none matched.
+    pub policy_rule: Arc<str>,
+    /// Hash of the rule's text.
+    pub policy_version: Arc<str>,
+    /// Whether the rule acts; `None` where none matched.
+    pub policy_mode: Option<Mode>,
+    /// What the rule does, or would do in monitor mode.
+    pub action: Action,
+    /// What becomes of the statement, or would become of it in monitor mode.
+    pub disposition: Disposition,
+    /// The rule's message.
+    pub message: Arc<str>,
+    /// The rule may match: the statement was not understood in full.
+    pub unknown: bool,
+}
+
+impl Verdict {
+    /// `policy_mode` of the event.
+    pub fn mode_name(&self) -> &'static str {
+        self.policy_mode.map_or("", Mode::name)
+    }
+
+    /// True where the session is to be ended now.
+    pub fn kills(&self) -> bool {
+        self.policy_mode == Some(Mode::Enforce) && self.action == Action::Kill
+    }
+
+    fn of(policy: &Policy, action: Action, unknown: bool) -> Self {
+        Verdict {
+            policy_rule: Arc::clone(&policy.name),
+            policy_version: Arc::clone(&policy.version),
+            policy_mode: Some(policy.mode),
+            action,
+            disposition: action.disposition(),
+            message: Arc::clone(&policy.message),
+            unknown,
+        }
+    }
+}
+
+/// Judges a statement: the strictest matching action wins, equal ones by name. Rules that act go before rules that
+/// only watch: the event tells what was done, and what would have been done where nothing was.
+pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
+    let sure = policies.certain.candidates(subject).find(|(_, policy)| {
+        matches(&policy.matching, subject, Quantifier::Any, true) && !excepted(policy, subject)
+    });
+    let maybe = if subject.statement_complete {
+        None
+    } else {
+        policies.unknown.candidates(subject).find(|(_, policy)| {
+            matches(&policy.matching, subject, Quantifier::Any, false)
+                && !matches(&policy.matching, subject, Quantifier::Any, true)
+                && !excepted(policy, subject)
+        })
+    };
+    match (sure, maybe) {
+        (Some((rank, policy)), Some((other, _))) if rank <= other => {
+            Verdict::of(policy, policy.action, false)
+        }
+        (_, Some((_, policy))) => Verdict::of(policy, policy.on_unknown, true),
+        (Some((_, policy)), None) => Verdict::of(policy, policy.action, false),
+        (None, None) => Verdict::default(),
+    }
+}
+
+/// An exception holds only where all of the statement falls under it: `DROP TABLE tmp_1, orders` is not excepted by
+/// `tmp_*`, and a statement that was not understood is excepted by nothing that depends on it.
+fn excepted(policy: &Policy, subject: &Subject<'_>) -> bool {
+    policy.except.iter().any(|except| {
+        (subject.statement_complete || !except.is_about_statement())
+            && matches(except, subject, Quantifier::All, true)
+    })
+}
+
+/// How many of a statement's effects and relations a predicate must fit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quantifier {
+    Any,
+    All,
+}
+
+/// True where every predicate holds. Without `statement`, what is said about the statement itself is left out.
+fn matches(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier, statement: bool) -> bool {
+    one_of(&wanted.system, subject.db_system_name)
+        && one_of(&wanted.namespace, subject.db_namespace)
+        && one_of(&wanted.user, subject.db_user)
+        && one_of(&wanted.principal, subject.identity_principal)
+        && match &wanted.ai_agent {
+            None => true,
+            Some(AgentMatch::Any) => !subject.ai_agent_name.is_empty(),
+            Some(AgentMatch::Nobody) => subject.ai_agent_name.is_empty(),
+            Some(AgentMatch::Named(names)) => {
+                !subject.ai_agent_name.is_empty() && one_of(names, subject.ai_agent_name)
+            }
+        }
+        && (!statement || fits(wanted, subject, quantifier))
+}
+
+fn one_of(patterns: &[Glob], value: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(value))
+}
+
+fn fits(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier) -> bool {
+    let analysis = subject.analysis;
+    let effect = |effect| wanted.effects.contains(effect);
+    let effects = &analysis.statement_effects;
+    let relation = |relation: &Relation| wanted.relations.iter().any(|r| is_relation(r, relation, subject));
+    let relations = &analysis.statement_relations;
+    (wanted.effects.is_empty()
+        || match quantifier {
+            Quantifier::Any => effects.iter().any(effect),
+            Quantifier::All => !effects.is_empty() && effects.iter().all(effect),
+        })
+        && wanted.unbounded.is_none_or(|unbounded| unbounded == analysis.statement_unbounded)
+        && wanted.complete.is_none_or(|complete| complete == subject.statement_complete)
+        && one_of(&wanted.operation, &analysis.db_operation_name)
+        && one_of(&wanted.fingerprint, &analysis.db_query_fingerprint)
+        && (wanted.relations.is_empty()
+            || match quantifier {
+                Quantifier::Any => relations.iter().any(relation),
+                Quantifier::All => !relations.is_empty() && relations.iter().all(relation),
+            })
+}
+
+fn is_relation(wanted: &RelationMatch, relation: &Relation, subject: &Subject<'_>) -> bool {
+    if wanted.access.is_some_and(|access| access != relation.access) {
+        return false;
+    }
+    let name = &*relation.name;
+    let qualified_pattern = wanted.name.pattern().contains('.');
+    match name.rsplit_once('.') {
+        Some((_, last)) if !qualified_pattern => wanted.name.matches(last) || wanted.name.matches(name),
+        // `database.schema.table` also goes by `schema.table`.
+        Some(_) => {
+            wanted.name.matches(name)
+                || name
+                    .split_once('.')
+                    .is_some_and(|(_, rest)| rest.contains('.') && wanted.name.matches(rest))
+        }
+        None if !qualified_pattern => wanted.name.matches(name),
+        None => schemas(subject)
+            // Only the catalog's own names are found there.
+            .filter(|&schema| schema != "pg_catalog" || name.starts_with("pg_"))
+            .any(|schema| wanted.name.matches_in(schema, name)),
+    }
+}
+
+/// The schemas in which a name without one may be found.
+fn schemas<'a>(subject: &'a Subject<'_>) -> impl Iterator<Item = &'a str> {
+    let postgresql = subject.db_system_name == "postgresql";
+    let path = match (postgresql, subject.search_path) {
+        (true, "") => "\"$user\", public",
+        (true, path) => path,
+        (false, _) => "",
+    };
+    let user = subject.db_user;
+    let listed = path.split(',').map(|schema| schema.trim().trim_matches('"')).filter(|s| !s.is_empty());
+    let first = if postgresql { "pg_catalog" } else { subject.db_namespace };
+    listed.map(move |schema| if schema == "$user" { user } else { schema }).chain(std::iter::once(first))
+}
+
+#[cfg(test)]
+mod tests;
