@@ -23,10 +23,11 @@ pub struct Endpoint {
 }
 
 /// The two ends of a connection, before it is known which one is the client.
-/// Live capture: `A` is the socket that was tapped. Files: `A` sent the first segment that was seen.
+/// Live capture: `A` is the socket that was tapped. Files: `A` is the lower of the two
+/// endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The tapped socket, or the first sender seen.
+    /// The tapped socket, or the lower endpoint.
     A,
     /// Its peer.
     B,

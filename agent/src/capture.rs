@@ -2,3 +2,5 @@
 
 pub mod btf; // the kernel's type information -> offsets of its fields
 pub mod live; // eBPF programs -> records
+pub mod frame; // link-layer frames -> segments
+pub mod pcap; // capture files -> segments
