@@ -1,24 +1,33 @@
 //! The only place where the stages meet: captured segments in, judged events out.
 
+pub mod files; // capture files -> flows
 pub mod live; // kernel records -> flows
 pub mod record; // statement, session, identity, verdict -> event
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use agent_core::connection::Connection;
-use agent_core::event::{CaptureSource, CaptureVantage, Event, EventKind};
-use agent_core::exchange::{Blindness, Loss, LossReason, Session, Statement};
+use agent_core::event::{CaptureSource, CaptureVantage, Disposition, Event, EventKind};
+use agent_core::exchange::{Blindness, Loss, LossReason, Session, Statement, Ticket};
 use agent_core::identity::{Wire, Workload, decide};
+use agent_core::judge::{Subject, Verdict, judge};
+use agent_core::policy::Policies;
 use agent_core::protocol::Sink;
 use agent_core::segment::{Endpoint, Nanos, Segment, Side};
-use agent_core::sql::Texts;
+use agent_core::sql::{Analysis, Texts};
 
 use record::Recorder;
+
+/// Most verdicts that wait for their statement's answer on one connection.
+const VERDICTS_MAX: usize = 4096;
 
 /// Who is at the two ends of a flow, and what can be done about it. The live driver answers; files know nothing.
 pub trait Host {
     /// The process at the client's end, once it is known which end that is.
     fn workload(&mut self, client: Side) -> Option<Arc<Workload>>;
+    /// Ends the connection now, as the verdict's rule wants. True where it is known to be over.
+    fn kill(&mut self, verdict: &Verdict) -> bool;
 }
 
 /// Nothing is known about the ends: a capture file.
@@ -28,12 +37,17 @@ impl Host for Nobody {
     fn workload(&mut self, _client: Side) -> Option<Arc<Workload>> {
         None
     }
+    fn kill(&mut self, _verdict: &Verdict) -> bool {
+        false
+    }
 }
 
 /// What all flows share.
 pub struct Pipeline {
     /// Statement texts, understood once each.
     pub texts: Texts,
+    /// The rules in force.
+    pub policies: Arc<Policies>,
     /// How events are made of what is known.
     pub recorder: Recorder,
     /// Where events go.
@@ -42,8 +56,8 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline that hands its events to `output`.
-    pub fn new(recorder: Recorder, output: Box<dyn FnMut(Event)>) -> Self {
-        Self { texts: Texts::default(), recorder, output }
+    pub fn new(recorder: Recorder, policies: Arc<Policies>, output: Box<dyn FnMut(Event)>) -> Self {
+        Self { texts: Texts::default(), policies, recorder, output }
     }
 
     /// Hands out an event that is about no flow.
@@ -81,6 +95,9 @@ struct State {
     workload: Option<Arc<Workload>>,
     session: Option<Arc<Session>>,
     announced: bool,
+    /// Verdicts on statements whose answer is awaited, oldest first. Empty while no rule matches.
+    verdicts: VecDeque<(u64, Verdict)>,
+    judged: u64,
     wishes: Wishes,
 }
 
@@ -105,6 +122,8 @@ impl Flow {
                 workload: None,
                 session: None,
                 announced: false,
+                verdicts: VecDeque::new(),
+                judged: 0,
                 wishes: Wishes::default(),
             },
         }
@@ -122,16 +141,16 @@ impl Flow {
 
     /// Takes the next captured piece; what it yields goes to the pipeline's output.
     pub fn segment(&mut self, segment: &Segment<'_>, pipeline: &mut Pipeline, host: &mut dyn Host) -> Wishes {
-        let Pipeline { texts, recorder, output } = pipeline;
-        let mut sink = FlowSink { state: &mut self.state, recorder, output, host, now: segment.time };
+        let Pipeline { texts, policies, recorder, output } = pipeline;
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: segment.time };
         self.core.segment(segment, texts, &mut sink);
         std::mem::take(&mut self.state.wishes)
     }
 
     /// The connection is gone: hands out what is pending.
     pub fn close(&mut self, time: Nanos, pipeline: &mut Pipeline, host: &mut dyn Host) {
-        let Pipeline { texts, recorder, output } = pipeline;
-        let mut sink = FlowSink { state: &mut self.state, recorder, output, host, now: time };
+        let Pipeline { texts, policies, recorder, output } = pipeline;
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: time };
         self.core.close(time, texts, &mut sink);
     }
 
@@ -143,6 +162,7 @@ impl Flow {
 
 struct FlowSink<'a> {
     state: &'a mut State,
+    policies: &'a Policies,
     recorder: &'a mut Recorder,
     output: &'a mut Box<dyn FnMut(Event)>,
     host: &'a mut dyn Host,
@@ -177,6 +197,46 @@ impl FlowSink<'_> {
             wire.application_name = &session.application_name;
         }
         record::identify(p, decide(workload.as_deref(), wire));
+    }
+
+    /// Judges a statement by what it does, and acts at once where a rule says so.
+    fn judge(&mut self, analysis: &Analysis, statement: &Statement) -> Ticket {
+        let p = &self.state.prototype;
+        let mut verdict = judge(
+            self.policies,
+            &Subject {
+                db_system_name: &p.db_system_name,
+                db_namespace: &p.db_namespace,
+                db_user: &p.db_user,
+                search_path: &statement.session.search_path,
+                ai_agent_name: &p.ai_agent_name,
+                identity_principal: &p.identity_principal,
+                analysis,
+                statement_complete: statement.complete && analysis.statement_complete,
+            },
+        );
+        if verdict.policy_rule.is_empty() {
+            return Ticket::default();
+        }
+        if verdict.kills() && !self.host.kill(&verdict) {
+            // The receipt says what was done, not what was wanted.
+            verdict.disposition = Disposition::Alerted;
+        }
+        if self.state.verdicts.len() >= VERDICTS_MAX {
+            self.state.verdicts.pop_front();
+        }
+        self.state.judged += 1;
+        self.state.verdicts.push_back((self.state.judged, verdict));
+        Ticket(self.state.judged)
+    }
+
+    /// The verdict on a statement that is answered; those before it will not be asked for.
+    fn verdict(&mut self, ticket: Ticket) -> Option<Verdict> {
+        if ticket == Ticket::default() {
+            return None;
+        }
+        let at = self.state.verdicts.iter().position(|(judged, _)| *judged == ticket.0)?;
+        self.state.verdicts.remove(at).map(|(_, verdict)| verdict)
     }
 
     fn emit(&mut self, event: Event) {
@@ -220,8 +280,24 @@ impl Sink for FlowSink<'_> {
         }
     }
 
+    fn request(&mut self, statement: &Statement) -> Ticket {
+        if self.policies.is_empty() {
+            return Ticket::default();
+        }
+        match statement.prepared.as_ref().or(statement.text.as_ref()) {
+            Some(text) => self.judge(text.analysis(), statement),
+            // A text that was never seen may do anything.
+            None => self.judge(&Analysis::default(), statement),
+        }
+    }
+
     fn statement(&mut self, statement: Statement) {
-        let event = self.recorder.statement(&self.state.prototype, &statement);
+        if !self.state.announced {
+            // A session that was joined late says who it is with its first statement.
+            self.session(&statement.session);
+        }
+        let verdict = self.verdict(statement.ticket);
+        let event = self.recorder.statement(&self.state.prototype, &statement, verdict.as_ref());
         self.emit(event);
     }
 

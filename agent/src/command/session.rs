@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 
 use crate::capture::live::Live;
+use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::pipeline::live::Driver;
 
@@ -32,12 +33,13 @@ pub fn host_name() -> String {
 pub fn capture(
     ring_bytes: u32,
     ports: HashMap<u16, &'static str>,
+    gate: Option<Gate>,
     pipeline: &mut Pipeline,
     stop: &AtomicBool,
     mut each: impl FnMut(&mut Pipeline) -> bool,
 ) -> anyhow::Result<()> {
     let live = Live::attach(ring_bytes)?;
-    let mut driver = Driver::new(live, ports);
+    let mut driver = Driver::new(live, gate, ports);
     eprintln!("ready");
     driver.run(pipeline, |pipeline| each(pipeline) && !stop.load(Ordering::Relaxed));
     Ok(())

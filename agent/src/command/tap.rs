@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use agent_core::event::Event;
 use agent_core::sql::Redaction;
@@ -68,9 +69,9 @@ impl Args {
                 to.borrow_mut().print(&event);
             }
         });
-        let mut pipeline = Pipeline::new(recorder, output);
+        let mut pipeline = Pipeline::new(recorder, Arc::default(), output);
         let stop = session::stop_flag()?;
-        session::capture(ring, ports, &mut pipeline, &stop, |_| {
+        session::capture(ring, ports, None, &mut pipeline, &stop, |_| {
             let mut printer = printer.borrow_mut();
             printer.flush();
             !printer.broken

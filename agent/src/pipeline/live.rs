@@ -11,9 +11,11 @@ use std::time::Duration;
 use agent_common::{Counters, Open, Packet, Socket, Tuple, direction, mode, tcp};
 use agent_core::event::{CaptureSource, EventKind};
 use agent_core::identity::Workload;
+use agent_core::judge::Verdict;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::{Live, Record, Records};
+use crate::gate::{Gate, Outcome, Target};
 use crate::identify::{Exec, Resolver, Tapped};
 
 use super::{Flow, Host, Pipeline, Wishes};
@@ -87,6 +89,21 @@ impl Host for Here<'_> {
         }
         // The server's socket is tapped: the client is elsewhere, unless it was there before the agent.
         if self.begun { None } else { self.resolver.resolve_peer(&self.tapped) }
+    }
+    fn kill(&mut self, verdict: &Verdict) -> bool {
+        let Some(gate) = self.gate.as_deref_mut() else { return false };
+        let known = self.resolver.resolve_now(self.tapped.cookie);
+        let processes: Vec<_> = known.iter().map(|w| (w.process.pid, w.process.start_ns)).collect();
+        let done = gate.kill(&Target {
+            cookie: self.tapped.cookie,
+            local: self.tapped.local,
+            remote: self.tapped.remote,
+            interface: 0,
+            namespace: None,
+            processes: &processes,
+            rule: &verdict.policy_rule,
+        });
+        done.outcome == Outcome::Killed
     }
 }
 

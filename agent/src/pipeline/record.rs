@@ -5,6 +5,7 @@ use std::sync::Arc;
 use agent_core::event::{Event, EventKind};
 use agent_core::exchange::{Parameter, Statement};
 use agent_core::identity::Identity;
+use agent_core::judge::Verdict;
 use agent_core::segment::Nanos;
 use agent_core::sql::Redaction;
 
@@ -81,7 +82,12 @@ impl Recorder {
     }
 
     /// The event of one statement. `prototype` holds what all events of its flow share.
-    pub(super) fn statement(&mut self, prototype: &Event, statement: &Statement) -> Event {
+    pub(super) fn statement(
+        &mut self,
+        prototype: &Event,
+        statement: &Statement,
+        verdict: Option<&Verdict>,
+    ) -> Event {
         let redaction = if self.redaction_by_database.is_empty() {
             self.redaction
         } else {
@@ -130,6 +136,12 @@ impl Recorder {
         event.capture_truncated = statement.truncated;
         event.capture_lost_before = statement.lost_before;
         event.capture_bytes = statement.bytes;
+        if let Some(verdict) = verdict {
+            event.policy_rule = Arc::clone(&verdict.policy_rule);
+            event.policy_version = Arc::clone(&verdict.policy_version);
+            event.policy_mode = verdict.mode_name().into();
+            event.disposition = verdict.disposition;
+        }
         event
     }
 
@@ -175,7 +187,7 @@ pub(super) fn identify(event: &mut Event, identity: Identity) {
 }
 
 /// 32 random bits, from the kernel.
-fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     let mut bytes = [0u8; 4];
     // SAFETY: the buffer is valid for its length.
     let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
