@@ -142,7 +142,8 @@ impl Flow {
     /// Takes the next captured piece; what it yields goes to the pipeline's output.
     pub fn segment(&mut self, segment: &Segment<'_>, pipeline: &mut Pipeline, host: &mut dyn Host) -> Wishes {
         let Pipeline { texts, policies, recorder, output } = pipeline;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: segment.time };
+        let mut sink =
+            FlowSink { state: &mut self.state, policies, recorder, output, host, now: segment.time };
         self.core.segment(segment, texts, &mut sink);
         std::mem::take(&mut self.state.wishes)
     }

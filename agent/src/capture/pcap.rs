@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use agent_core::segment::{Nanos, Segment};
-use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 
 use super::frame::{self, Flow, Frame};
 

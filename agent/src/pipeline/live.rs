@@ -30,6 +30,7 @@ pub struct Driver {
     records: Option<Records>,
     live: Live,
     resolver: Resolver,
+    gate: Option<Gate>,
     ports: HashMap<u16, &'static str>,
     taps: HashMap<u64, Tap>,
     /// The tapped socket of each connection with a known beginning, by what both ends agree on: the client's and
@@ -77,6 +78,7 @@ fn ends(tuple: &Tuple) -> (Endpoint, Endpoint) {
 /// Answers a flow's questions about its ends.
 struct Here<'a> {
     resolver: &'a mut Resolver,
+    gate: Option<&'a mut Gate>,
     tapped: Tapped,
     begun: bool,
 }
@@ -109,12 +111,17 @@ impl Host for Here<'_> {
 
 impl Driver {
     /// `ports`: what the configuration promises on a server port.
-    pub fn new((records, live): (Records, Live), ports: HashMap<u16, &'static str>) -> Self {
+    pub fn new(
+        (records, live): (Records, Live),
+        gate: Option<Gate>,
+        ports: HashMap<u16, &'static str>,
+    ) -> Self {
         let now = live.now();
         Self {
             records: Some(records),
             live,
             resolver: Resolver::new(),
+            gate,
             ports,
             taps: HashMap::new(),
             by_start: HashMap::new(),
@@ -282,7 +289,7 @@ impl Driver {
         };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, tapped, begun };
+        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
         let wishes = tap.flow.segment(&segment, pipeline, &mut host);
         if wishes.refused {
             self.taps.remove(&cookie);
@@ -291,7 +298,7 @@ impl Driver {
         } else if wishes != Wishes::default() {
             if wishes.detected {
                 tap.socket.mode = [mode::FULL; 2];
-                tap.socket.urgent = u32::from(false);
+                tap.socket.urgent = u32::from(pipeline.policies.needs_kill());
             }
             for side in [Side::A, Side::B] {
                 if let Some(bulk) = wishes.bulk[side.index()] {
@@ -316,7 +323,7 @@ impl Driver {
         let Some(mut tap) = self.taps.remove(&cookie) else { return };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, tapped, begun };
+        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
         tap.flow.close(time, pipeline, &mut host);
         if self.by_ends.get(&tap.ends) == Some(&cookie) {
             self.by_ends.remove(&tap.ends);
