@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub mod clickhouse;
 pub mod doctor;
 pub mod explain;
+pub mod policy;
 pub mod replay;
 pub mod run;
 pub mod session; // what `run` and `tap` share: a live capture from attach to end
@@ -42,6 +43,7 @@ enum Command {
     Tap(tap::Args),
     Replay(replay::Args),
     Explain(explain::Args),
+    Policy(policy::Args),
     Clickhouse(clickhouse::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
@@ -62,6 +64,7 @@ impl Cli {
             Command::Tap(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::Explain(args) => args.run(),
+            Command::Policy(args) => args.run(),
             Command::Clickhouse(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Doctor(args) => args.run(),
