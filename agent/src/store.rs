@@ -1,9 +1,32 @@
 //! Events -> ClickHouse, through a spool when it is away.
 
+mod writer; // queue -> receipts -> blocks in the spool
+mod block; // events -> a Native block
+mod chain; // the head of the receipt chain on disk
+mod spool; // blocks -> files until ClickHouse has them
+mod sender; // files -> ClickHouse
+pub mod clickhouse; // the client, errors by kind
+pub mod schema; // numbered SQL files -> tables
+pub mod embedded; // the agent's own ClickHouse as a child process
+pub mod server; // HTTP -> engine
+mod statement; // request text -> statement and data
+mod frame; // ClickHouse's compressed frames
+pub mod engine; // libchdb's C interface
+pub mod bench; // rows/s and bytes per row
+
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use agent_core::event::Event;
+use agent_core::event::{Event, EventKind};
+use agent_core::receipt::Chain;
+
+use self::chain::{Head, State};
+use self::sender::{Outbox, Sender};
+use self::spool::{Found, Spool};
+use self::writer::{Queue, Reason, Writer};
 
 /// Where events go and what is kept while ClickHouse is away.
 #[derive(Clone, Debug)]
@@ -69,6 +92,12 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No thread could be started.
+    #[error("cannot start the store's threads: {source}")]
+    Thread {
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// What became of the events so far.
@@ -92,37 +121,199 @@ pub struct Counters {
     pub retries: u64,
 }
 
+/// The counters as the threads keep them.
+#[derive(Debug, Default)]
+struct Tally {
+    pushed: AtomicU64,
+    stored: AtomicU64,
+    spooled: AtomicU64,
+    spooled_bytes: AtomicU64,
+    dropped_queue: AtomicU64,
+    dropped_spool: AtomicU64,
+    dropped_disk: AtomicU64,
+    retries: AtomicU64,
+}
+
+impl Tally {
+    fn dropped(&self, reason: Reason, count: u64) {
+        match reason {
+            Reason::Spool => self.dropped_spool.fetch_add(count, Relaxed),
+            Reason::Disk => self.dropped_disk.fetch_add(count, Relaxed),
+        };
+    }
+
+    /// A file's own head is not among the bytes that were added.
+    fn sub_bytes(&self, bytes: u64) {
+        let _ = self.spooled_bytes.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(bytes)));
+    }
+}
+
 /// The writer: takes events, chains them, keeps them on disk until ClickHouse has confirmed them.
-#[derive(Debug)]
 pub struct Store {
-    config: Config,
+    queue: Arc<Queue>,
+    outbox: Arc<Outbox>,
+    tally: Arc<Tally>,
+    threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
 }
 
 impl Store {
     /// Opens the spool, recovers the chain's head and starts the writer. Applies the schema as soon as
     /// ClickHouse answers; does not wait for it.
-    #[expect(clippy::unused_async, reason = "asks ClickHouse for the head of the chain")]
+    ///
+    /// What the last life of this agent left unsaid becomes an event: that it was killed, that a part of its
+    /// spool was cut off, that the head of its chain is gone.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        Ok(Self { config })
+        let failed = |source| OpenError::State { path: config.state.clone(), source };
+        std::fs::create_dir_all(&config.state).map_err(failed)?;
+        let (spool, found) =
+            Spool::open(&config.state.join("spool"), &config.agent_id, &block::COLUMNS.join(", ")).map_err(failed)?;
+        let head = Head::new(&config.state);
+        let known = head.read().filter(|state| state.agent_id == config.agent_id);
+        let (chain, first) = recover(&config, known, &found).await;
+        let state = State {
+            agent_id: config.agent_id.clone(),
+            sequence: chain.sequence,
+            head: chain.head,
+            time: writer::now(),
+            closed: false,
+        };
+        head.write(&state).map_err(failed)?;
+
+        let tally = Arc::new(Tally::default());
+        tally.spooled.store(found.batches.iter().map(|b| b.rows).sum(), Relaxed);
+        tally.spooled_bytes.store(found.batches.iter().map(|b| b.bytes).sum(), Relaxed);
+        let (config, queue) = (Arc::new(config), Arc::new(Queue::default()));
+        let outbox = Arc::new(Outbox::new(found.batches));
+        let writer = Writer {
+            config: Arc::clone(&config),
+            queue: Arc::clone(&queue),
+            outbox: Arc::clone(&outbox),
+            tally: Arc::clone(&tally),
+            spool,
+            chain,
+            head: head.clone(),
+            first,
+        };
+        let sender = Sender { config: Arc::clone(&config), outbox: Arc::clone(&outbox), tally: Arc::clone(&tally), head };
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let threads = (
+            thread("weir-writer").spawn(move || writer.run()).map_err(|source| OpenError::Thread { source })?,
+            thread("weir-sender").spawn(move || sender.run()).map_err(|source| OpenError::Thread { source })?,
+        );
+        Ok(Self { queue, outbox, tally, threads: Mutex::new(Some(threads)) })
     }
 
     /// Hands an event over. Never waits: an event that cannot be taken is counted, and false is returned.
-    /// `sequence`, `previous_hash` and `hash` are filled in by the writer.
+    /// `sequence`, `previous_hash` and `hash` are filled in by the writer, and `event_id` where it is 0.
     pub fn push(&self, event: Event) -> bool {
-        let _ = (&self.config, event);
-        true
+        let taken = self.queue.push(event);
+        let counter = if taken { &self.tally.pushed } else { &self.tally.dropped_queue };
+        counter.fetch_add(1, Relaxed);
+        taken
     }
 
     /// What became of the events so far.
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        let t = &self.tally;
+        Counters {
+            pushed: t.pushed.load(Relaxed),
+            stored: t.stored.load(Relaxed),
+            spooled: t.spooled.load(Relaxed),
+            spooled_bytes: t.spooled_bytes.load(Relaxed),
+            dropped_queue: t.dropped_queue.load(Relaxed),
+            dropped_spool: t.dropped_spool.load(Relaxed),
+            dropped_disk: t.dropped_disk.load(Relaxed),
+            retries: t.retries.load(Relaxed),
+        }
+    }
+
+    /// The next `push` would be refused.
+    fn queue_is_full(&self) -> bool {
+        self.queue.is_full()
     }
 
     /// Writes out what is queued and waits, at most until the deadline, for ClickHouse to confirm it.
-    /// What is not confirmed by then stays in the spool for the next start.
-    #[expect(clippy::unused_async, reason = "waits for ClickHouse")]
+    /// What is not confirmed by then stays in the spool for the next start. Calling it again does nothing.
     pub async fn close(&self, deadline: Duration) -> Counters {
-        let _ = deadline;
-        Counters::default()
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            let (queue, outbox) = (Arc::clone(&self.queue), Arc::clone(&self.outbox));
+            let ended = tokio::task::spawn_blocking(move || end(&queue, &outbox, threads, deadline)).await;
+            if ended.is_err() {
+                tracing::error!("the store's threads did not end in order");
+            }
+        }
+        self.counters()
     }
+}
+
+impl Drop for Store {
+    /// As `close` without waiting for ClickHouse: everything pushed is on disk afterwards.
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            end(&self.queue, &self.outbox, threads, Duration::ZERO);
+        }
+    }
+}
+
+/// The writer first, because it always ends soon; the sender at the deadline, or in the middle of what it does:
+/// a batch that is not confirmed is sent again by the next agent under the same token.
+fn end(queue: &Queue, outbox: &Outbox, threads: (JoinHandle<()>, JoinHandle<()>), deadline: Duration) {
+    let (writer, sender) = threads;
+    queue.close();
+    let _ = writer.join();
+    outbox.drain(deadline);
+    if outbox.is_idle() {
+        let _ = sender.join();
+    }
+}
+
+/// Where the chain goes on, and what there is to say about how the last agent ended.
+async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain, Vec<Event>) {
+    let mut events = Vec::new();
+    let mut chain = known.as_ref().map(State::chain).unwrap_or_default();
+    let mut last_time = known.as_ref().map_or(0, |state| state.time);
+    if let Some(batch) = found.batches.back()
+        && batch.chain.sequence > chain.sequence
+    {
+        chain = batch.chain.clone();
+        last_time = last_time.max(batch.time);
+    }
+    let ended_in_order = known.as_ref().is_none_or(|state| state.closed);
+    if !ended_in_order || (known.is_none() && !found.batches.is_empty()) {
+        let text = "the agent ended without closing its store: what happened until now was not seen".to_owned();
+        events.push(Event {
+            time: last_time,
+            duration_ns: Some(writer::now().saturating_sub(last_time)),
+            ..writer::loss(config, "agent_ended", text)
+        });
+    }
+    if found.torn > 0 {
+        let text = format!("the ends of {} spooled batches were cut off: their events are lost", found.torn);
+        events.push(writer::loss(config, "spool_torn", text));
+    }
+    // Without a state of its own, or after an end that may have lost some of it, the agent asks ClickHouse.
+    if known.is_none() || !ended_in_order {
+        match clickhouse::chain(config).await {
+            Ok(stored) if stored.sequence > chain.sequence => {
+                if known.is_some() {
+                    let text = format!(
+                        "the state directory is older than ClickHouse: the chain goes on after receipt {}",
+                        stored.sequence
+                    );
+                    events.push(writer::loss(config, "state_lost", text));
+                }
+                chain = stored;
+            }
+            Ok(_) => {}
+            Err(error) if known.is_none() && found.batches.is_empty() => {
+                let text = "no earlier receipt is known here and ClickHouse does not answer: a new chain begins";
+                tracing::info!(%error, "{text}");
+                let event = writer::loss(config, "chain_begins", text.to_owned());
+                events.push(Event { event_kind: EventKind::Config, ..event });
+            }
+            Err(_) => {}
+        }
+    }
+    (chain, events)
 }

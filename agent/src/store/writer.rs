@@ -1,0 +1,319 @@
+//! The queue -> receipts -> blocks in the spool. One thread; waits for nothing but the disk.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_core::event::{Event, EventKind};
+use agent_core::receipt::Chain;
+
+use super::block::Encoder;
+use super::chain::{Head, State};
+use super::sender::Outbox;
+use super::spool::{Block, Spool};
+use super::{Config, Tally};
+
+/// Events that wait for the writer; a few milliseconds of the fastest traffic.
+const QUEUE: usize = 32 * 1024;
+/// Events of one block: large enough to spread its dictionaries, small enough to stay in the cache.
+const BLOCK: usize = 2048;
+/// How long the writer lets events gather once it has been woken: it wakes at most a hundred times a second.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Between `push` and the writer.
+#[derive(Default)]
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    events: Vec<Event>,
+    closed: bool,
+}
+
+impl Queue {
+    /// False where the queue is full or closed.
+    pub(super) fn push(&self, event: Event) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.closed || inner.events.len() >= QUEUE {
+            return false;
+        }
+        inner.events.push(event);
+        let first = inner.events.len() == 1;
+        drop(inner);
+        if first {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).events.len() >= QUEUE
+    }
+
+    pub(super) fn close(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.filled.notify_one();
+    }
+
+    /// Swaps the events out; true where there will be no more. Waits at most so long for the first.
+    fn take(&self, into: &mut Vec<Event>, patience: Duration) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut inner, _) = self
+            .filled
+            .wait_timeout_while(inner, patience, |inner| inner.events.is_empty() && !inner.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !inner.events.is_empty() && !inner.closed && inner.events.len() < QUEUE / 4 {
+            drop(inner);
+            std::thread::sleep(GATHER);
+            inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(&mut inner.events, into);
+        inner.closed && into.is_empty()
+    }
+}
+
+/// Events that the writer could not record, not reported yet.
+#[derive(Default)]
+struct Unreported {
+    queue: u64,
+    spool: u64,
+    disk: u64,
+    since: u64,
+}
+
+/// The writer's thread.
+pub(super) struct Writer {
+    pub(super) config: Arc<Config>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) spool: Spool,
+    pub(super) chain: Chain,
+    pub(super) head: Head,
+    /// Events to record first: what the last life of the agent left unsaid.
+    pub(super) first: Vec<Event>,
+}
+
+impl Writer {
+    /// Runs until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        let agent_id: Arc<str> = self.config.agent_id.as_str().into();
+        let (mut encoder, mut block, mut scratch) = (Encoder::default(), Vec::new(), Vec::new());
+        let mut events = std::mem::take(&mut self.first);
+        let mut unreported = Unreported::default();
+        let (mut known_queue, mut last_time) = (0, 0);
+        let tick = self.config.batch_interval.clamp(Duration::from_millis(5), Duration::from_millis(250));
+        loop {
+            let dropped = self.tally.dropped_queue.load(Relaxed);
+            unreported.queue += dropped - known_queue;
+            known_queue = dropped;
+            if unreported.total() > 0 && unreported.since == 0 {
+                unreported.since = now();
+            }
+            if unreported.total() > 0 && !self.full() {
+                events.insert(0, unreported.event(&self.config));
+            }
+            for slice in events.chunks_mut(BLOCK) {
+                let reports = slice.first().is_some_and(|e| is_report(e));
+                match self.record(slice, &agent_id, &mut encoder, &mut block, &mut scratch) {
+                    Ok(()) => {
+                        if reports {
+                            unreported = Unreported::default();
+                        }
+                        last_time = slice.last().map_or(last_time, |e| e.time);
+                    }
+                    Err(reason) => {
+                        let count = slice.iter().filter(|e| !is_report(e)).count() as u64;
+                        unreported.add(reason, count);
+                        self.tally.dropped(reason, count);
+                    }
+                }
+            }
+            events.clear();
+            events.shrink_to(QUEUE);
+            self.seal(false);
+            if self.queue.take(&mut events, tick) {
+                break;
+            }
+        }
+        self.seal(true);
+        let state = State {
+            agent_id: self.config.agent_id.clone(),
+            sequence: self.chain.sequence,
+            head: self.chain.head,
+            time: last_time,
+            closed: true,
+        };
+        self.outbox.finish(state, &self.head);
+    }
+
+    fn full(&self) -> bool {
+        self.tally.spooled_bytes.load(Relaxed) >= self.config.spool_bytes
+    }
+
+    /// Chains, encodes and spools some events; the chain stands still where that fails.
+    fn record(
+        &mut self,
+        events: &mut [Event],
+        agent_id: &Arc<str>,
+        encoder: &mut Encoder,
+        block: &mut Vec<u8>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Reason> {
+        if self.full() {
+            return Err(Reason::Spool);
+        }
+        let mut chain = self.chain.clone();
+        let first = chain.sequence + 1;
+        for event in &mut *events {
+            if *event.agent_id != **agent_id {
+                event.agent_id = Arc::clone(agent_id);
+            }
+            if event.event_id == 0 {
+                event.event_id = event_id(event.time, agent_id, chain.sequence + 1);
+            }
+            chain.append(event, scratch);
+        }
+        block.clear();
+        encoder.encode(events, block);
+        let written = Block {
+            first,
+            rows: events.len() as u64,
+            head: chain.head,
+            time: events.last().map_or(0, |e| e.time),
+            bytes: block,
+        };
+        // Packed only where it has to wait: what is sent at once is not worth the cycles.
+        match self.spool.append(&written, self.outbox.is_waiting()) {
+            Ok(bytes) => {
+                self.chain = chain;
+                self.tally.spooled.fetch_add(events.len() as u64, Relaxed);
+                self.tally.spooled_bytes.fetch_add(bytes, Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                if self.tally.dropped_disk.load(Relaxed) == 0 {
+                    tracing::error!(%error, "cannot write to the spool: events are being dropped and counted");
+                }
+                Err(Reason::Disk)
+            }
+        }
+    }
+
+    /// Hands the batch over once it is large enough, or old enough and nothing else is being sent.
+    fn seal(&mut self, now: bool) {
+        let Some((rows, age)) = self.spool.pending() else { return };
+        let large = rows >= self.config.batch_rows as u64;
+        let due = age >= self.config.batch_interval && self.outbox.is_idle();
+        if (now || large || due)
+            && let Some(batch) = self.spool.seal(self.outbox.is_waiting())
+        {
+            self.outbox.put(batch);
+        }
+    }
+}
+
+/// Why an event is not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The spool is at its cap.
+    Spool,
+    /// The disk refused.
+    Disk,
+}
+
+const REPORT: &str = "not_recorded";
+
+fn is_report(event: &Event) -> bool {
+    event.event_kind == EventKind::Loss && &*event.error_type == REPORT
+}
+
+impl Unreported {
+    fn total(&self) -> u64 {
+        self.queue + self.spool + self.disk
+    }
+
+    fn add(&mut self, reason: Reason, count: u64) {
+        match reason {
+            Reason::Spool => self.spool += count,
+            Reason::Disk => self.disk += count,
+        }
+    }
+
+    fn event(&self, config: &Config) -> Event {
+        let text = format!(
+            "{} events not recorded: writer behind {}, spool full {}, disk full {}",
+            self.total(),
+            self.queue,
+            self.spool,
+            self.disk
+        );
+        Event {
+            time: self.since,
+            duration_ns: Some(now().saturating_sub(self.since)),
+            ..loss(config, REPORT, text)
+        }
+    }
+}
+
+/// A loss that the store itself has to tell.
+pub(super) fn loss(config: &Config, kind: &str, text: String) -> Event {
+    Event {
+        time: now(),
+        event_kind: EventKind::Loss,
+        agent_id: config.agent_id.as_str().into(),
+        host_name: config.host_name.as_str().into(),
+        error_type: kind.into(),
+        db_query_summary: text.into(),
+        statement_complete: true,
+        ..Event::default()
+    }
+}
+
+/// Nanoseconds since the epoch.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+/// A UUIDv7 whose random part is the agent and its counter: unique as well, and ClickHouse stores only the
+/// difference to the row before.
+fn event_id(time: u64, agent_id: &str, sequence: u64) -> u128 {
+    let agent = u64::from(crc32fast::hash(agent_id.as_bytes()));
+    let high = (time / 1_000_000) << 16 | 0x7000 | agent & 0xfff;
+    let low = 0b10 << 62 | (agent >> 12) << 42 | sequence & ((1 << 42) - 1);
+    u128::from(high) << 64 | u128::from(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_are_version_7() {
+        let id = event_id(1_795_262_400_123_456_789, "agent", 5);
+        assert_eq!((id >> 76) & 0xf, 7);
+        assert_eq!((id >> 62) & 0b11, 0b10);
+        assert_eq!((id >> 80) as u64, 1_795_262_400_123);
+        assert_ne!(id, event_id(1_795_262_400_123_456_789, "agent", 6));
+    }
+
+    #[test]
+    fn a_full_queue_refuses() {
+        let queue = Queue::default();
+        assert!((0..QUEUE).all(|_| queue.push(Event::default())));
+        assert!(!queue.push(Event::default()));
+        let mut events = Vec::new();
+        assert!(!queue.take(&mut events, Duration::ZERO));
+        assert_eq!(events.len(), QUEUE);
+        assert!(queue.push(Event::default()));
+        queue.close();
+        assert!(!queue.push(Event::default()));
+        events.clear();
+        assert!(!queue.take(&mut events, Duration::ZERO), "what was pushed before the end is handed out");
+        events.clear();
+        assert!(queue.take(&mut events, Duration::ZERO));
+    }
+}
