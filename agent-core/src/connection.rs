@@ -65,7 +65,7 @@ impl Connection {
         let reading = &mut self.reading;
         let mut needs = 0;
         if segment.flags.ack && !segment.flags.rst {
-            peer.acknowledged(segment.acknowledgment, segment.time, own.next(), &mut |ordered, time| {
+            peer.acknowledged(segment.acknowledgment, segment.time, own.position(), &mut |ordered, time| {
                 reading.take(to, ordered, time, texts, sink);
             });
             needs = peer.offset(segment.acknowledgment);
@@ -73,7 +73,7 @@ impl Connection {
         if segment.flags.rst {
             return; // its sequence number may be anything
         }
-        own.segment(segment, needs, peer.next(), &mut |ordered, time| {
+        own.segment(segment, needs, peer.position(), &mut |ordered, time| {
             reading.take(from, ordered, time, texts, sink);
         });
         if own.is_waiting() || peer.is_waiting() {
@@ -88,12 +88,16 @@ impl Connection {
         let reading = &mut self.reading;
         let [a, b] = &mut self.streams;
         loop {
-            let before = (a.next(), b.next());
-            a.drain(b.next(), &mut |ordered, time| reading.take(Side::A, ordered, time, texts, sink));
-            b.drain(a.next(), &mut |ordered, time| reading.take(Side::B, ordered, time, texts, sink));
-            a.expire(time, b.next(), &mut |ordered, time| reading.take(Side::A, ordered, time, texts, sink));
-            b.expire(time, a.next(), &mut |ordered, time| reading.take(Side::B, ordered, time, texts, sink));
-            if before == (a.next(), b.next()) {
+            let before = (a.position(), b.position());
+            a.drain(b.position(), &mut |ordered, time| reading.take(Side::A, ordered, time, texts, sink));
+            b.drain(a.position(), &mut |ordered, time| reading.take(Side::B, ordered, time, texts, sink));
+            a.expire(time, b.position(), &mut |ordered, time| {
+                reading.take(Side::A, ordered, time, texts, sink)
+            });
+            b.expire(time, a.position(), &mut |ordered, time| {
+                reading.take(Side::B, ordered, time, texts, sink)
+            });
+            if before == (a.position(), b.position()) {
                 return;
             }
         }

@@ -59,14 +59,14 @@ impl Stream {
         Self { patience, ..Self::default() }
     }
 
-    /// Offset of the next byte to hand on.
-    pub fn next(&self) -> u64 {
-        self.next
+    /// Offset of the next number to come: of the next byte, or behind the FIN, which takes a number too.
+    pub fn position(&self) -> u64 {
+        self.next + u64::from(self.is_finished())
     }
 
     /// True where segments wait for a hole to be filled.
     pub fn is_waiting(&self) -> bool {
-        !self.held.is_empty() || self.acked > self.next
+        !self.held.is_empty() || self.acked > self.position()
     }
 
     /// True once everything up to the FIN was handed on.
@@ -108,7 +108,7 @@ impl Stream {
         if !self.started {
             self.start(sequence);
         }
-        let ready = peer.saturating_add(1) >= needs; // one off: a FIN takes a number too
+        let ready = peer >= needs;
         if sequence == self.next as u32 && self.held.is_empty() && ready {
             self.stray.1 = 0;
             self.next += u64::from(segment.length);
@@ -175,7 +175,8 @@ impl Stream {
     pub fn drain(&mut self, peer: u64, out: &mut impl FnMut(Ordered<'_>, Nanos)) {
         while let Some(first) = self.held.first_entry() {
             let offset = *first.key();
-            if offset > self.next || first.get().needs > peer.saturating_add(1) {
+            let needs = first.get().needs;
+            if offset > self.next || needs > peer {
                 return;
             }
             let held = first.remove();
@@ -225,7 +226,7 @@ impl Stream {
             }
         };
         let waited = time.since(since);
-        if self.acked > self.next && waited >= self.patience {
+        if self.acked > self.position() && waited >= self.patience {
             self.give_up(time, peer, out);
         } else if self.patience > 0 && waited >= self.patience.saturating_mul(UNACKNOWLEDGED) {
             self.skip_hole(LossReason::Gap, time, peer, out);
@@ -238,8 +239,6 @@ impl Stream {
             self.drain(peer, out);
             let hole = match self.held.keys().next() {
                 Some(&first) => first.min(self.acked),
-                // A FIN that was not captured takes a number too: one byte is not worth a false alarm.
-                None if self.acked - self.next.min(self.acked) == 1 => return,
                 None => self.acked,
             };
             let hole = self.fin.map_or(hole, |fin| hole.min(fin));

@@ -30,14 +30,6 @@ pub(crate) enum Part {
     Elided(u32),
 }
 
-impl Sent {
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let bytes =
-            self.parts.iter().filter_map(|part| if let Part::Bytes(b) = part { Some(b) } else { None });
-        bytes.flatten().copied().collect()
-    }
-}
-
 fn testdata() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata")
 }
@@ -207,6 +199,17 @@ pub(crate) fn run(segments: &[Owned], begins: bool, patience: u64) -> Vec<Value>
     let mut texts = Texts::default();
     let mut log = Log::default();
     let mut last = 0;
+    if begins {
+        for from in [Side::A, Side::B] {
+            let [own, peer] = if from == Side::A { ORIGIN } else { [ORIGIN[1], ORIGIN[0]] };
+            let flags = Flags { syn: true, ack: from == Side::B, ..Flags::default() };
+            let sequence = own.wrapping_sub(1);
+            let time = segments.first().map_or(0, |first| first.time);
+            let head = Vec::new();
+            let syn = Owned { from, time, sequence, acknowledgment: peer, flags, length: 0, head };
+            connection.segment(&syn.segment(), &mut texts, &mut log);
+        }
+    }
     for segment in segments {
         last = last.max(segment.time);
         connection.segment(&segment.segment(), &mut texts, &mut log);

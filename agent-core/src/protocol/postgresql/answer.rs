@@ -29,6 +29,7 @@ impl Machine {
         }
         // These come at any time and answer nothing.
         match kind {
+            b'S' | b'K' if message.cut.is_some() => return,
             b'S' => return self.parameter_status(message.body, context),
             b'K' => {
                 let backend = Reader::new(message.body).u32().unwrap_or(0);
@@ -85,7 +86,7 @@ impl Machine {
                     self.expected.pop_front();
                 }
             }
-            b'C' => self.complete(message.body, context),
+            b'C' => self.complete(message, context),
             b'I' | b's' => self.end_statement(context, |_, _| {}, kind == b's'),
             b'V' => {
                 if let Some(item) = self.items.front_mut()
@@ -95,7 +96,7 @@ impl Machine {
                     item.statement.ended = Some(context.time);
                 }
             }
-            b'E' => self.error(message.body, context),
+            b'E' => self.error(message, context),
             b'Z' => self.ready_for_query(message.body, context),
             b'G' => {
                 self.copy = Copy::In;
@@ -183,8 +184,13 @@ impl Machine {
     }
 
     /// CommandComplete.
-    fn complete(&mut self, body: &[u8], context: &mut Context<'_>) {
-        let tag = tag::read(body);
+    fn complete(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
+        if message.cut.is_some() {
+            // It is complete, but with how many rows is not known.
+            self.end_statement(context, |_, statement| statement.complete = false, false);
+            return;
+        }
+        let tag = tag::read(message.body);
         if self.is_suspect()
             && matches!(tag.verb, b"DEALLOCATE" | b"DEALLOCATE ALL" | b"DISCARD ALL" | b"PREPARE")
         {
@@ -320,8 +326,11 @@ impl Machine {
         }
     }
 
-    fn error(&mut self, body: &[u8], context: &mut Context<'_>) {
+    fn error(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
+        let body = message.cut.map_or(message.body, |cut| &message.body[..cut.at]);
         let (severity, code) = error_fields(body);
+        // An error whose code is cut off is an error all the same.
+        let unknown = code.is_empty();
         self.failed = true;
         self.copy = Copy::None;
         self.end_bulk(context);
@@ -335,6 +344,10 @@ impl Machine {
         }
         let fail = |machine: &mut Self, mut item: Item, context: &mut Context<'_>| {
             item.statement.status = code.to_owned();
+            if unknown {
+                item.statement.error = "answer_lost";
+                item.statement.complete = false;
+            }
             item.statement.first_byte = machine.first;
             item.statement.ended = Some(context.time);
             for undo in std::mem::take(&mut item.undo).into_iter().rev() {

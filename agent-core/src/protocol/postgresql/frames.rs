@@ -99,6 +99,8 @@ struct Assembly {
 #[derive(Default)]
 struct Hunt {
     window: Vec<u8>,
+    /// When the bytes from these offsets on were seen: a request is as old as its bytes, however late it is found.
+    times: Vec<(usize, Nanos)>,
     fresh: bool,
     skipped: u64,
     /// Bytes that are passed over on the way are no news: they belong to a message that is known to be cut, or
@@ -170,7 +172,7 @@ impl Frames {
                         if !self.begin(&bytes[..need], style, started, receiver)
                             && let At::Hunt(hunt) = &mut self.at
                         {
-                            hunt.window.extend_from_slice(&bytes[..need]);
+                            hunt.push(&bytes[..need], started);
                         }
                     }
                 }
@@ -317,15 +319,20 @@ impl Frames {
             if hunt.window.is_empty() && hunt.skipped > 0 {
                 hunt.fresh = false;
             }
-            hunt.window.extend_from_slice(chunk);
+            hunt.push(chunk, time);
             match R::find(&hunt.window, hunt.fresh) {
                 Found::At(at) => {
                     if !hunt.quiet && hunt.skipped + at as u64 > 0 {
                         receiver.garbled(hunt.skipped + at as u64);
                     }
-                    let window = std::mem::take(&mut hunt.window);
+                    let hunt = std::mem::take(&mut **hunt);
                     self.at = At::Boundary;
-                    self.bytes(&window[at..], time, receiver);
+                    let ends = hunt.times.iter().skip(1).map(|&(begin, _)| begin).chain([hunt.window.len()]);
+                    for (&(begin, time), end) in hunt.times.iter().zip(ends) {
+                        if let Some(bytes) = hunt.window.get(begin.max(at)..end) {
+                            self.bytes(bytes, time, receiver);
+                        }
+                    }
                     self.bytes(&rest[seen..], time, receiver);
                     return;
                 }
@@ -333,9 +340,30 @@ impl Frames {
                     let before = before.max(hunt.window.len().saturating_sub(HUNT_MAX));
                     hunt.fresh &= before == 0;
                     hunt.skipped += before as u64;
-                    hunt.window.drain(..before);
+                    hunt.drop_front(before);
                 }
             }
+        }
+    }
+}
+
+impl Hunt {
+    fn push(&mut self, bytes: &[u8], time: Nanos) {
+        if self.times.last().is_none_or(|&(_, last)| last != time) {
+            self.times.push((self.window.len(), time));
+        }
+        self.window.extend_from_slice(bytes);
+    }
+
+    fn drop_front(&mut self, count: usize) {
+        self.window.drain(..count);
+        let old = self.times.iter().take_while(|&&(begin, _)| begin <= count).count();
+        self.times.drain(..old.saturating_sub(1));
+        for (begin, _) in &mut self.times {
+            *begin = begin.saturating_sub(count);
+        }
+        if self.window.is_empty() {
+            self.times.clear();
         }
     }
 }

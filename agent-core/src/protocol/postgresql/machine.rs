@@ -100,6 +100,8 @@ pub(super) struct Machine {
     pipelined: bool,
     /// The last thing that the server said was ReadyForQuery, at this time.
     idle: Option<Nanos>,
+    /// The session was joined midstream and the server has said nothing since.
+    silent: bool,
     /// First byte of the answer under way.
     pub(super) first: Option<Nanos>,
     /// Rows of the answer under way.
@@ -138,8 +140,8 @@ impl Machine {
             group: 0,
             owed: 0,
             pipelined: false,
-            // Joined while nothing is under way, unless the server speaks first.
-            idle: Some(Nanos(0)),
+            idle: None,
+            silent: adopted,
             first: None,
             rows: 0,
             holed: false,
@@ -197,9 +199,14 @@ impl Machine {
     }
 
     /// A request message begins.
-    pub(super) fn asks(&mut self, time: Nanos) {
+    pub(super) fn asks(&mut self, simple: bool, time: Nanos) {
+        // Clients that send simple queries wait for the answer: the first one that is seen finds the server idle.
+        if simple && std::mem::take(&mut self.silent) {
+            self.idle = Some(time);
+        }
         if let Some(hole) = &self.hole
             && let Some(idle) = self.idle
+            && time >= idle
             && (!self.pipelined || time.since(idle) >= QUIET || !hole.requests && hole.owed == 0)
         {
             self.hole = None;
@@ -314,6 +321,7 @@ impl Machine {
                 self.announce(context);
             }
         }
+        self.asks_behind_hole(context);
         self.hole = Some(Hole { owed: self.owed, requests: true });
         self.idle = None;
         // What the missing requests did to names shows in their answers.
@@ -379,6 +387,7 @@ impl Machine {
 
     /// The server says something else than ReadyForQuery.
     pub(super) fn busy(&mut self) {
+        self.silent = false;
         self.idle = None;
     }
 
@@ -430,9 +439,10 @@ impl Machine {
         self.end_bulk(context);
     }
 
-    /// What kind a text sent at once is.
-    pub(super) fn kind(&self, text: &[u8]) -> Kind {
-        const COMMANDS: [&[u8]; 10] = [
+    /// What kind a text sent at once is. Walsenders have a language of their own; but for SHOW, none of its commands
+    /// is SQL, so that one of them tells what a session joined midstream is.
+    pub(super) fn kind(&mut self, text: &[u8], context: &mut Context<'_>) -> Kind {
+        const COMMANDS: [&[u8]; 9] = [
             b"IDENTIFY_SYSTEM",
             b"START_REPLICATION",
             b"BASE_BACKUP",
@@ -442,15 +452,20 @@ impl Machine {
             b"READ_REPLICATION_SLOT",
             b"TIMELINE_HISTORY",
             b"UPLOAD_MANIFEST",
-            b"SHOW",
         ];
-        if !self.session.replication {
+        if !self.session.replication && !self.session.adopted {
             return Kind::Simple;
         }
         let text = text.trim_ascii_start();
         let end = text.iter().position(|&b| !(b.is_ascii_alphanumeric() || b == b'_')).unwrap_or(text.len());
         let word = &text[..end];
-        let known = COMMANDS.iter().any(|command| word.eq_ignore_ascii_case(command));
-        if known { Kind::Replication } else { Kind::Simple }
+        if COMMANDS.iter().any(|command| word.eq_ignore_ascii_case(command)) {
+            self.change(context, |session| session.replication = true);
+            Kind::Replication
+        } else if self.session.replication && word.eq_ignore_ascii_case(b"SHOW") {
+            Kind::Replication
+        } else {
+            Kind::Simple
+        }
     }
 }

@@ -90,7 +90,7 @@ impl Machine {
 
     fn begin(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
         self.asks_behind_hole(context);
-        self.asks(message.started);
+        self.asks(message.kind == b'Q', message.started);
     }
 
     fn query(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
@@ -118,10 +118,8 @@ impl Machine {
             }
         } else {
             let text = Arc::clone(&whole);
-            let statement = Statement {
-                kind: self.kind(bytes),
-                ..self.statement(message, Some(Arc::clone(&whole)), true)
-            };
+            let kind = self.kind(bytes, context);
+            let statement = Statement { kind, ..self.statement(message, Some(Arc::clone(&whole)), true) };
             self.ask_text(statement, &text, context);
             asked = 1;
         }
@@ -164,7 +162,23 @@ impl Machine {
 
     fn parse(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
         self.begin(message, context);
-        let Some((name, text, types)) = split_parse(message) else { return };
+        let Some((name, text, types)) = split_parse(message) else {
+            // Which name it was is not known; the unnamed statement is the one that it may have replaced.
+            self.statements.forget_unnamed();
+            let undo = self.statements.set(b"", None);
+            let whole = Self::text(b"", context);
+            let prepared = Arc::new(Prepared {
+                text: whole,
+                declared: Box::default(),
+                described: OnceLock::new(),
+                complete: false,
+                size: message.size,
+                started: message.started,
+                group: self.group,
+            });
+            self.expect(Expect::Parse { prepared, undo }, context);
+            return;
+        };
         let text = match text {
             Ok(text) => Self::text(text, context),
             Err(text) => Self::text(&text, context),
@@ -215,7 +229,9 @@ impl Machine {
         let name = reader.cstring().unwrap_or_default();
         let limited = reader.i32().is_some_and(|rows| rows > 0);
         let mut statement = Statement { kind: Kind::Execute, ..self.statement(message, None, false) };
-        if let Some(portal) = self.portals.get(name) {
+        if message.cut.is_none()
+            && let Some(portal) = self.portals.get(name)
+        {
             statement.parameters =
                 if limited { portal.parameters.clone() } else { std::mem::take(&mut portal.parameters) };
             if portal.executed {
@@ -242,6 +258,7 @@ impl Machine {
     fn describe(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
         self.begin(message, context);
         let prepared = match message.body {
+            _ if message.cut.is_some() => None,
             [b'S', name @ ..] => self.prepared(name.strip_suffix(b"\0").unwrap_or(name)),
             _ => None,
         };
@@ -251,6 +268,11 @@ impl Machine {
     fn close_name(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
         self.begin(message, context);
         let undo = match message.body {
+            _ if message.cut.is_some() => {
+                self.statements.set_all(); // it may have been any of them
+                self.portals.clear();
+                None
+            }
             [b'S', name @ ..] => {
                 let name = name.strip_suffix(b"\0").unwrap_or(name);
                 Some(self.statements.set(name, None))
@@ -299,6 +321,9 @@ impl Machine {
 fn split_parse<'a>(message: &Message<'a>) -> Option<(&'a [u8], Result<&'a [u8], Vec<u8>>, &'a [u8])> {
     let mut reader = Reader::new(message.body);
     let name = reader.cstring()?;
+    if message.cut.is_some_and(|cut| cut.at <= name.len()) {
+        return None;
+    }
     let Some(cut) = message.cut else {
         let text = reader.cstring()?;
         let count = usize::from(reader.u16()?);
