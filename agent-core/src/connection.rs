@@ -92,10 +92,10 @@ impl Connection {
             a.drain(b.position(), &mut |ordered, time| reading.take(Side::A, ordered, time, texts, sink));
             b.drain(a.position(), &mut |ordered, time| reading.take(Side::B, ordered, time, texts, sink));
             a.expire(time, b.position(), &mut |ordered, time| {
-                reading.take(Side::A, ordered, time, texts, sink)
+                reading.take(Side::A, ordered, time, texts, sink);
             });
             b.expire(time, a.position(), &mut |ordered, time| {
-                reading.take(Side::B, ordered, time, texts, sink)
+                reading.take(Side::B, ordered, time, texts, sink);
             });
             if before == (a.position(), b.position()) {
                 return;
@@ -243,7 +243,7 @@ impl Detecting {
                 self.total[from.index()] += bytes.len() as u64;
                 match self.seen.last_mut() {
                     Some(last) if last.from == from && last.time == time => {
-                        last.bytes.extend_from_slice(bytes)
+                        last.bytes.extend_from_slice(bytes);
                     }
                     _ => self.seen.push(Seen { from, time, bytes: bytes.into() }),
                 }

@@ -123,8 +123,7 @@ pub fn stream(data: &[u8]) {
             assert_eq!(content.get(at..at + bytes.len()), Some(bytes), "other bytes than were sent at {at}");
             at += bytes.len();
         }
-        Ordered::Elided(length) => at += length as usize,
-        Ordered::Lost(length, _) => at += length as usize,
+        Ordered::Elided(length) | Ordered::Lost(length, _) => at += length as usize,
     };
     let syn = Segment {
         from: Side::A,

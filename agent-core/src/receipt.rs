@@ -248,7 +248,10 @@ mod tests {
     fn fields_do_not_run_into_each_other() {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         canonical(&Event { db_user: "ab".into(), ..Event::default() }, &mut a);
-        canonical(&Event { db_user: "a".into(), db_application_name: "b".into(), ..Event::default() }, &mut b);
+        canonical(
+            &Event { db_user: "a".into(), db_application_name: "b".into(), ..Event::default() },
+            &mut b,
+        );
         assert_ne!(a, b);
     }
 

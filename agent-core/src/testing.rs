@@ -224,7 +224,7 @@ pub(crate) struct Log(pub(crate) Vec<Value>);
 
 impl Log {
     fn push(&mut self, kind: &str, value: Value) {
-        self.0.push(json!({ kind: value }));
+        self.0.push(Value::Object([(kind.to_owned(), value)].into_iter().collect()));
     }
 }
 

@@ -112,9 +112,8 @@ impl Receiver for Client<'_, '_> {
 
     fn style(&self) -> Style {
         match self.machine.phase {
-            Phase::Startup => Style::Untyped,
             // Until the server has answered, nothing but encrypted bytes or another packet can come.
-            Phase::Encryption { .. } => Style::Untyped,
+            Phase::Startup | Phase::Encryption { .. } => Style::Untyped,
             Phase::Stop => Style::Stop,
             Phase::Login | Phase::Ready => Style::Typed,
         }

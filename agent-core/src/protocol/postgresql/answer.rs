@@ -251,9 +251,8 @@ impl Machine {
                 }
             }
             // More commands than statements: rules, or a text that was not split right. Or CopyBoth's end.
-            Some(Expect::Query(_)) => self.clear_answer(),
+            Some(Expect::Query(_)) | None => self.clear_answer(),
             Some(_) => self.lose_answers(context),
-            None => self.clear_answer(),
         }
     }
 
@@ -343,7 +342,7 @@ impl Machine {
             }
         }
         let fail = |machine: &mut Self, mut item: Item, context: &mut Context<'_>| {
-            item.statement.status = code.to_owned();
+            item.statement.status.push_str(code);
             if unknown {
                 item.statement.error = "answer_lost";
                 item.statement.complete = false;
@@ -373,7 +372,7 @@ impl Machine {
             }
             Some(Expect::Function) => {
                 if let Some(item) = self.items.front_mut() {
-                    item.statement.status = code.to_owned();
+                    item.statement.status.push_str(code);
                     item.statement.first_byte = self.first;
                     item.statement.ended = Some(context.time);
                 }
@@ -381,7 +380,7 @@ impl Machine {
             // The Sync's commit fails what was complete before.
             Some(Expect::Sync) => {
                 if let Some(mut item) = self.finished.take() {
-                    item.statement.status = code.to_owned();
+                    item.statement.status.push_str(code);
                     (item.statement.returned_rows, item.statement.affected_rows) =
                         (item.statement.returned_rows, None);
                     item.statement.ended = Some(context.time);

@@ -33,12 +33,11 @@ pub(super) fn client(kind: u8, length: u32) -> bool {
 #[inline]
 pub(super) fn server(kind: u8, length: u32) -> bool {
     let (least, most) = match kind {
-        b'D' => (6, LONGEST),
+        b'D' | b'S' => (6, LONGEST),
         b'C' => (5, 1 << 10),
         b'Z' => (5, 5),
         b'1' | b'2' | b'3' | b'n' | b's' | b'I' | b'c' => (4, 4),
         b'T' | b't' => (6, 1 << 24),
-        b'S' => (6, LONGEST),
         b'E' | b'N' => (5, LONGEST),
         b'R' => (8, 1 << 20),
         b'K' => (12, 268),

@@ -165,9 +165,10 @@ fn set<'a>(words: &mut Words<'a>) -> Option<Command<'a>> {
     let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
     let setting = if is("role") {
         Setting::Role
-    } else if is("authorization") && session || is("session_authorization") {
-        Setting::Authorization
-    } else if is("session") && words.skip("authorization") {
+    } else if is("authorization") && session
+        || is("session_authorization")
+        || is("session") && words.skip("authorization")
+    {
         Setting::Authorization
     } else if is("search_path") || is("schema") {
         Setting::SearchPath

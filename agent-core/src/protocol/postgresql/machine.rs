@@ -219,12 +219,11 @@ impl Machine {
     /// A message that ReadyForQuery answers.
     pub(super) fn ends_group(&mut self) {
         self.group += 1;
-        match &mut self.hole {
-            Some(hole) => hole.owed += 1,
-            None => {
-                self.owed += 1;
-                self.pipelined |= self.owed > 1;
-            }
+        if let Some(hole) = &mut self.hole {
+            hole.owed += 1;
+        } else {
+            self.owed += 1;
+            self.pipelined |= self.owed > 1;
         }
     }
 
@@ -249,6 +248,9 @@ impl Machine {
 
     /// Judges a request and queues it.
     pub(super) fn ask(&mut self, mut statement: Statement, undo: Vec<Undo>, context: &mut Context<'_>) {
+        if self.phase == Phase::Ready {
+            self.announce(context); // joined midstream, it has not been yet
+        }
         statement.ticket = context.sink.request(&statement);
         self.items.push_back(Item { statement, undo });
     }

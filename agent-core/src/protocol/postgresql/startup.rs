@@ -31,6 +31,8 @@ impl std::fmt::Debug for Reader<'_> {
     }
 }
 
+/// As TLS writes an application protocol's name: length first.
+const ALPN: &[u8] = b"\x0apostgresql";
 const CANCEL: u32 = 80_877_102;
 const TLS: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
@@ -75,7 +77,6 @@ pub(super) fn direct_tls(bytes: &[u8]) -> Option<bool> {
     reader.u8()?;
     let length = usize::from(reader.u16()?);
     let hello = reader.bytes(length)?;
-    const ALPN: &[u8] = b"\x0apostgresql";
     Some(hello.windows(ALPN.len()).any(|window| window == ALPN))
 }
 
