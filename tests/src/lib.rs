@@ -1,1 +1,10 @@
-//! End to end: real databases, real clients, a live kernel.
+//! End to end: real databases, real clients, a live kernel. What the tests in `tests/` share.
+
+pub mod tap; // a running `weir tap` -> events
+pub mod server; // a PostgreSQL whose log is the oracle
+pub mod serverlog; // the server's log -> what it executed
+pub mod captured; // events -> messages of sessions
+pub mod oracle; // log and events -> differences
+pub mod netns; // a network namespace of our own
+pub mod client; // real clients, one call each
+pub mod wire; // hand-made frontend messages

@@ -200,8 +200,20 @@ impl Postgres {
         shell::output(&mut pgbench).map(|_| ())
     }
 
-    /// Stops it at once, without a checkpoint; the directory goes when dropped.
+    /// Shuts it down in good order, so that its log is whole; the directory stays until dropped.
+    pub fn halt(&mut self) -> Result<()> {
+        let pid =
+            rustix::process::Pid::from_raw(self.child.id() as i32).context("a process id is positive")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Stops it at once, without a checkpoint.
     fn stop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_some() {
+            return;
+        }
         // SIGQUIT: immediate shutdown. The group, so that no backend outlives it.
         if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);

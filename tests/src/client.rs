@@ -1,0 +1,104 @@
+//! Real clients, one call each: psql, pgbench, and the drivers through small programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use xtask::postgres::Postgres;
+use xtask::{setup, shell};
+
+use crate::netns::NetNs;
+
+/// How clients reach the server.
+pub struct Route<'a> {
+    /// The address that they connect to.
+    pub host: String,
+    /// The namespace that they are in.
+    pub namespace: Option<&'a NetNs>,
+}
+
+impl<'a> Route<'a> {
+    /// Over IPv4 loopback.
+    pub fn loopback4() -> Self {
+        Self { host: "127.0.0.1".into(), namespace: None }
+    }
+
+    /// Over IPv6 loopback.
+    pub fn loopback6() -> Self {
+        Self { host: "::1".into(), namespace: None }
+    }
+
+    /// From another network namespace, IPv4.
+    pub fn veth4(ns: &'a NetNs) -> Self {
+        Self { host: ns.host4.clone(), namespace: Some(ns) }
+    }
+
+    /// From another network namespace, IPv6.
+    pub fn veth6(ns: &'a NetNs) -> Self {
+        Self { host: ns.host6.clone(), namespace: Some(ns) }
+    }
+
+    /// Aims a command at the server by this route.
+    pub fn aim(&self, mut command: Command) -> Command {
+        command.env("PGHOST", &self.host);
+        self.namespace.map_or(command_of(&command), |ns| ns.inside(&command))
+    }
+}
+
+/// A copy: `Command` cannot be cloned, and a namespace has to wrap one.
+fn command_of(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args());
+    copy.envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    copy
+}
+
+/// Runs `psql` with these arguments; errors of statements are part of the game.
+pub fn psql(server: &Postgres, route: &Route<'_>, arguments: &[&str]) -> Result<String> {
+    let mut psql = server.client("psql");
+    psql.args(["-X", "-q", "-A", "-t"]).args(arguments);
+    let out = route.aim(psql).output().context("cannot run psql")?;
+    if out.status.code() == Some(2) {
+        bail!("psql could not connect: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_owned())
+}
+
+/// Runs pgbench with these arguments (`-n` included) and returns how many transactions it counted.
+pub fn pgbench(server: &Postgres, route: &Route<'_>, arguments: &[&str]) -> Result<u64> {
+    let mut pgbench = server.client("pgbench");
+    pgbench.arg("-n").args(arguments);
+    let said = shell::output(&mut route.aim(pgbench))?;
+    transactions(&said).with_context(|| format!("pgbench counted nothing: {said}"))
+}
+
+/// `number of transactions actually processed: 100/100` -> 100.
+pub fn transactions(said: &str) -> Option<u64> {
+    let line = said.lines().find_map(|l| l.strip_prefix("number of transactions actually processed: "))?;
+    line.split('/').next()?.trim().parse().ok()
+}
+
+/// Runs one of `tests/clients/*.py` with the drivers' Python.
+pub fn python(server: &Postgres, route: &Route<'_>, script: &str, arguments: &[&str]) -> Result<String> {
+    let python = setup::python()?;
+    if !python.is_file() {
+        bail!("the client drivers are not installed: run `cargo xtask test`");
+    }
+    let mut command = Command::new(python);
+    command.arg(clients().join(script)).args(arguments);
+    command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
+    shell::output(&mut route.aim(command))
+}
+
+/// Runs a program of this crate against the server.
+pub fn program(server: &Postgres, route: &Route<'_>, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
+    shell::output(&mut route.aim(command))
+}
+
+/// Where the client scripts are.
+pub fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+}

@@ -1,0 +1,101 @@
+//! Hand-made frontend messages, for what no driver does: bytes one by one, odd orders, no protocol at all.
+//! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+/// A connection that sends what it is told, byte for byte.
+pub struct Wire {
+    /// The socket, with Nagle's algorithm off.
+    pub stream: TcpStream,
+}
+
+impl Wire {
+    /// Connects, logs in as `postgres` (trust) and waits until the server is ready.
+    pub fn login(address: impl ToSocketAddrs) -> Result<Self> {
+        let mut wire = Self::connect(address)?;
+        wire.send(&startup(&[("user", "postgres"), ("database", "postgres"), ("application_name", "wire")]))?;
+        wire.until_ready()?;
+        Ok(wire)
+    }
+
+    /// Connects and sends nothing.
+    pub fn connect(address: impl ToSocketAddrs) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(Self { stream })
+    }
+
+    /// Sends bytes in one write.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// Sends bytes one write each.
+    pub fn send_one_by_one(&mut self, bytes: &[u8]) -> Result<()> {
+        for byte in bytes {
+            self.stream.write_all(std::slice::from_ref(byte))?;
+        }
+        Ok(())
+    }
+
+    /// Reads messages until ReadyForQuery; their type bytes in order.
+    pub fn until_ready(&mut self) -> Result<Vec<u8>> {
+        let mut types = Vec::new();
+        loop {
+            let mut head = [0; 5];
+            self.stream.read_exact(&mut head)?;
+            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+            let body = u64::from(length.saturating_sub(4));
+            let copied = std::io::copy(&mut (&self.stream).take(body), &mut std::io::sink())?;
+            if copied != body {
+                bail!("the server closed the connection within a message");
+            }
+            types.push(head[0]);
+            if head[0] == b'Z' {
+                return Ok(types);
+            }
+        }
+    }
+}
+
+/// StartupMessage, protocol 3.0.
+pub fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = 196_608_u32.to_be_bytes().to_vec();
+    for (key, value) in parameters {
+        body.extend([key.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
+    }
+    body.push(0);
+    [&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat()
+}
+
+/// A typed message.
+pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
+}
+
+/// Query.
+pub fn query(text: &str) -> Vec<u8> {
+    message(b'Q', &[text.as_bytes(), b"\0"].concat())
+}
+
+/// Parse, Bind without parameters, Execute of all rows; no Sync.
+pub fn extended(name: &str, text: &str) -> Vec<u8> {
+    let parse = message(b'P', &[name.as_bytes(), b"\0", text.as_bytes(), b"\0\0\0"].concat());
+    [parse, execute(name)].concat()
+}
+
+/// Bind and Execute of a prepared statement; no Sync.
+pub fn execute(name: &str) -> Vec<u8> {
+    let bind = message(b'B', &[b"\0", name.as_bytes(), b"\0\0\0\0\0\0\0"].concat());
+    [bind, message(b'E', b"\0\0\0\0\0")].concat()
+}
+
+/// Sync.
+pub fn sync() -> Vec<u8> {
+    message(b'S', b"")
+}

@@ -1,0 +1,91 @@
+//! The oracle test: what weir told about a mixed workload equals what the server logged, one to one.
+
+use anyhow::Result;
+use tests::client::{self, Route};
+use tests::netns::NetNs;
+use tests::tap::{self, Tap};
+use tests::{oracle, server, serverlog};
+use xtask::postgres::Postgres;
+
+/// COPY is not counted by pgaudit; these are the rows that the clients send and get.
+const COPIED: &[(&str, u64)] = &[
+    ("copy mixed (id, note) from stdin", 500),
+    ("copy mixed to stdout (format binary)", 500),
+    ("COPY \"t\" FROM STDIN (FORMAT binary) ", 100),
+];
+
+const TOKIO: &str = env!("CARGO_BIN_EXE_mixed-tokio");
+
+fn tables(server: &Postgres) -> Result<()> {
+    server.pgbench_tables(1)?;
+    server.quietly("create table mixed (id int, note text)")?;
+    server.quietly("create role reader login superuser")?;
+    server.quietly("create role writer login superuser")?;
+    server.quietly("create database shop").map(|_| ())
+}
+
+/// Everything that clients do, by one route. `pace`: transactions of each pgbench client.
+fn workload(server: &Postgres, route: &Route<'_>, pace: u32) -> Result<()> {
+    let transactions = pace.to_string();
+    for mode in ["simple", "extended", "prepared"] {
+        client::pgbench(server, route, &["-S", "-M", mode, "-c", "8", "-j", "2", "-t", &transactions])?;
+        let tpcb = (pace / 8).to_string();
+        client::pgbench(server, route, &["-M", mode, "-c", "4", "-j", "2", "-t", &tpcb])?;
+    }
+    let pipeline = client::clients().join("pipeline.pgbench");
+    let file = pipeline.to_string_lossy();
+    for mode in ["extended", "prepared"] {
+        client::pgbench(
+            server,
+            route,
+            &["-M", mode, "-c", "4", "-j", "2", "-t", &(pace / 40).to_string(), "-f", &file],
+        )?;
+    }
+    client::python(server, route, "mixed_psycopg.py", &["4"])?;
+    client::python(server, route, "mixed_asyncpg.py", &["4"])?;
+    client::program(server, route, TOKIO, &["10"])?;
+    client::psql(server, route, &["-c", "select 1; select 2", "-c", "\\d pgbench_accounts", "-c", "selekt"])?;
+    client::psql(server, route, &["-c", "select 'a' ; ; select 'b' -- end", "-c", "select 1/0; select 2"])?;
+    client::psql(server, route, &["-c", "select * from generate_series(1, 100000)"])?;
+    client::psql(server, route, &["-f", &client::clients().join("script.sql").to_string_lossy()])?;
+    Ok(())
+}
+
+fn compare(route: impl FnOnce(&Postgres) -> Result<()>) -> Result<oracle::Report> {
+    let mut server = server::talkative()?;
+    tables(&server)?;
+    let port = server.port;
+    let tap = Tap::start(&[])?;
+    route(&server)?;
+    let events = tap.finish(port)?;
+    server.halt()?;
+    let log = serverlog::read(&server::log_file(&server))?;
+    let lost = tap::losses(&events);
+    let report = oracle::compare(&log, &events, COPIED);
+    eprintln!("{report}");
+    assert!(lost.is_empty(), "lost: {lost:?}\n{report}");
+    report.assert_equal();
+    assert!(report.rows_compared > report.logged / 4 && report.parameters_compared > 100, "{report}");
+    Ok(report)
+}
+
+#[test]
+fn loopback_ipv4_and_ipv6() -> Result<()> {
+    let report = compare(|server| {
+        workload(server, &Route::loopback4(), 2_000)?;
+        workload(server, &Route::loopback6(), 200)
+    })?;
+    assert!(report.matched > 75_000, "{report}");
+    Ok(())
+}
+
+#[test]
+fn another_network_namespace_ipv4_and_ipv6() -> Result<()> {
+    let ns = NetNs::new()?;
+    let report = compare(|server| {
+        workload(server, &Route::veth4(&ns), 600)?;
+        workload(server, &Route::veth6(&ns), 600)
+    })?;
+    assert!(report.matched > 30_000, "{report}");
+    Ok(())
+}
