@@ -39,7 +39,7 @@ pub fn sessions(events: &[Event]) -> (Vec<Session<'_>>, usize) {
         let messages = &mut sessions[at].messages;
         match messages.last_mut() {
             Some(message) if !event.batch_id.is_empty() && message[0].batch_id == event.batch_id => {
-                message.push(event)
+                message.push(event);
             }
             _ => messages.push(vec![event]),
         }

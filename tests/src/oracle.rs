@@ -72,15 +72,14 @@ pub fn compare(log: &[serverlog::Session], events: &[Event], known: &[(&str, u64
     let (sessions, skipped) = captured::sessions(events);
     let mut report = Report { skipped, ..Report::default() };
     // A port may be used again: the sessions of one port are matched in order of time.
-    let mut ports: BTreeMap<(&str, u16), (Vec<&serverlog::Session>, Vec<&captured::Session<'_>>)> =
-        BTreeMap::new();
+    let mut ports = BTreeMap::<(&str, u16), Turns<'_>>::new();
     for session in log.iter().filter(|s| !s.statements.is_empty()) {
-        ports.entry((session.address.as_str(), session.port)).or_default().0.push(session);
+        ports.entry((session.address.as_str(), session.port)).or_default().logged.push(session);
     }
     for session in &sessions {
-        ports.entry((session.address, session.port)).or_default().1.push(session);
+        ports.entry((session.address, session.port)).or_default().told.push(session);
     }
-    for ((address, port), (logged, told)) in ports {
+    for ((address, port), Turns { logged, told }) in ports {
         for turn in 0..logged.len().max(told.len()) {
             let (log, told) = (logged.get(turn), told.get(turn));
             let statements = log.map_or(&[][..], |s| s.statements.as_slice());
@@ -91,6 +90,13 @@ pub fn compare(log: &[serverlog::Session], events: &[Event], known: &[(&str, u64
         }
     }
     report
+}
+
+/// The sessions that one client port had, one after the other.
+#[derive(Default)]
+struct Turns<'a> {
+    logged: Vec<&'a serverlog::Session>,
+    told: Vec<&'a captured::Session<'a>>,
 }
 
 fn session(
@@ -324,7 +330,8 @@ mod tests {
 
     #[test]
     fn finds_each_kind_of_difference() {
-        let spoil: [(&str, fn(&mut Vec<Event>)); 10] = [
+        type Spoil = fn(&mut Vec<Event>);
+        let spoil: [(&str, Spoil); 10] = [
             ("missed", |e| drop(e.remove(2))),
             ("invented", |e| e.insert(2, event("select 3", None))),
             ("doubled", |e| e.insert(2, e[2].clone())),

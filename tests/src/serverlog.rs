@@ -191,12 +191,9 @@ impl Session {
             text.trim_end_matches(';').split_whitespace().map(str::to_lowercase).collect();
         match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["set", "role", role] | ["set", "session", "authorization", role] => {
-                self.role = Some((*role).to_owned())
+                self.role = Some((*role).to_owned());
             }
-            ["reset", "role"]
-            | ["reset", "session", "authorization"]
-            | ["discard", "all"]
-            | ["reset", "all"] => {
+            ["reset", "role" | "all"] | ["reset", "session", "authorization"] | ["discard", "all"] => {
                 self.role = None;
             }
             _ => {}

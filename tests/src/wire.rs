@@ -26,7 +26,7 @@ impl Wire {
     pub fn connect(address: impl ToSocketAddrs) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         Ok(Self { stream })
     }
 
