@@ -12,6 +12,8 @@ const COPIED: &[(&str, u64)] = &[
     ("copy mixed (id, note) from stdin", 500),
     ("copy mixed to stdout (format binary)", 500),
     ("COPY \"t\" FROM STDIN (FORMAT binary) ", 100),
+    // It runs nothing, and sends its one line of a plan.
+    ("explain (costs off) select * from words;", 1),
 ];
 
 const TOKIO: &str = env!("CARGO_BIN_EXE_mixed-tokio");
