@@ -6,5 +6,7 @@ pub mod pipeline; // the only place where the stages meet
 pub mod gate; // verdict -> act
 pub mod store; // events -> ClickHouse
 pub mod show; // events -> terminal
+pub mod rules; // policy files -> rules in force
+pub mod privileges; // root -> the capabilities that are needed
 pub mod config; // one YAML file -> one documented struct
 pub mod command; // the command line

@@ -6,6 +6,7 @@ use agent::command::Cli;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    log();
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
@@ -13,4 +14,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The agent's own log: to standard error, `WEIR_LOG` says how much (`info`, `agent::gate=debug`).
+fn log() {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 }

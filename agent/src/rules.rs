@@ -1,0 +1,137 @@
+//! A directory of policy files -> the rules in force, read again when they change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent_core::policy::{Policies, Problem, Source};
+
+/// Why the rules cannot be used: all that is wrong, one problem a line.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The files say what means nothing.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<Problem>),
+}
+
+/// All `.yaml` and `.yml` files under the given files and directories, sorted; a path that is a file is taken as it is.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, RulesError> {
+    let mut found = Vec::new();
+    let mut todo = paths.to_vec();
+    while let Some(path) = todo.pop() {
+        let read = |source| RulesError::Read { path: path.clone(), source };
+        if std::fs::metadata(&path).map_err(read)?.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(read)? {
+                let inner = entry.map_err(read)?.path();
+                // Kubernetes mounts a ConfigMap through `..data`, a link to a hidden directory.
+                let hidden = inner.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+                let yaml = inner.extension().is_some_and(|e| e == "yaml" || e == "yml");
+                if !hidden && (yaml || inner.is_dir()) {
+                    todo.push(inner);
+                }
+            }
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads and compiles policy files.
+pub fn load(paths: &[PathBuf]) -> Result<Policies, RulesError> {
+    let mut texts = Vec::new();
+    for path in files(paths)? {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| RulesError::Read { path: path.clone(), source })?;
+        texts.push((path.display().to_string(), text));
+    }
+    let sources: Vec<_> = texts.iter().map(|(file, text)| Source { file, text }).collect();
+    Policies::load(&sources).map_err(RulesError::Wrong)
+}
+
+/// The rules in force and where they come from.
+pub struct Rules {
+    directory: PathBuf,
+    policies: Arc<Policies>,
+    seen: Vec<(PathBuf, Option<SystemTime>, u64)>,
+}
+
+impl Rules {
+    /// Reads the directory; one that is missing holds no rules.
+    pub fn load(directory: &Path) -> Result<Self, RulesError> {
+        let mut rules = Self { directory: directory.into(), policies: Arc::default(), seen: Vec::new() };
+        rules.seen = rules.look();
+        rules.policies = rules.read()?;
+        Ok(rules)
+    }
+
+    /// The rules in force.
+    pub fn policies(&self) -> Arc<Policies> {
+        Arc::clone(&self.policies)
+    }
+
+    fn read(&self) -> Result<Arc<Policies>, RulesError> {
+        if !self.directory.exists() {
+            return Ok(Arc::default());
+        }
+        load(std::slice::from_ref(&self.directory)).map(Arc::new)
+    }
+
+    /// Names, times and sizes: what tells that something changed.
+    fn look(&self) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
+        let found = files(std::slice::from_ref(&self.directory)).unwrap_or_default();
+        let stat = |path: PathBuf| {
+            let meta = std::fs::metadata(&path).ok();
+            let modified = meta.as_ref().and_then(|m| m.modified().ok());
+            (path, modified, meta.map_or(0, |m| m.len()))
+        };
+        found.into_iter().map(stat).collect()
+    }
+
+    /// Reads the directory again where it changed. `Some(Err)`: the new rules are refused, the old ones stay in force.
+    pub fn changed(&mut self) -> Option<Result<(), RulesError>> {
+        let now = self.look();
+        if now == self.seen {
+            return None;
+        }
+        self.seen = now;
+        Some(self.read().map(|policies| self.policies = policies))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "kind: DatabasePolicy\nmetadata: {name: a}\nspec:\n  mode: monitor\n  match: {statement: {effects: [drop]}}\n  action: alert\n";
+
+    #[test]
+    fn rules_follow_their_files_and_outlive_broken_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rules = Rules::load(dir.path()).unwrap();
+        assert!(rules.policies().is_empty() && rules.changed().is_none());
+        std::fs::write(dir.path().join("a.yaml"), ONE).unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "not: a policy").unwrap();
+        assert!(rules.changed().unwrap().is_ok());
+        assert_eq!(rules.policies().len(), 1);
+        std::fs::write(dir.path().join("a.yaml"), "kind: DatabasePolice\n").unwrap();
+        let error = rules.changed().unwrap().unwrap_err().to_string();
+        assert!(error.contains("a.yaml"), "{error}");
+        assert_eq!(rules.policies().len(), 1, "the old rule stays in force");
+        assert!(rules.changed().is_none(), "a refusal is said once");
+    }
+
+    #[test]
+    fn a_missing_directory_holds_no_rules() {
+        assert!(Rules::load(Path::new("/nonexistent/weir")).unwrap().policies().is_empty());
+    }
+}
