@@ -11,8 +11,10 @@ fn main() -> anyhow::Result<()> {
         Some(url) => (url, None),
         None => {
             let program = std::env::current_exe()?.with_file_name("../weir");
-            let config =
-                embedded::Config { program: Some(program), ..embedded::Config::new(directory.join("clickhouse")) };
+            let config = embedded::Config {
+                program: Some(program),
+                ..embedded::Config::new(directory.join("clickhouse"))
+            };
             let engine = embedded::Embedded::start(&config)?;
             (engine.url(), Some(engine))
         }

@@ -166,7 +166,8 @@ impl Store {
         let failed = |source| OpenError::State { path: config.state.clone(), source };
         std::fs::create_dir_all(&config.state).map_err(failed)?;
         let (spool, found) =
-            Spool::open(&config.state.join("spool"), &config.agent_id, &block::COLUMNS.join(", ")).map_err(failed)?;
+            Spool::open(&config.state.join("spool"), &config.agent_id, &block::COLUMNS.join(", "))
+                .map_err(failed)?;
         let head = Head::new(&config.state);
         let known = head.read().filter(|state| state.agent_id == config.agent_id);
         let (chain, first) = recover(&config, known, &found).await;
@@ -194,11 +195,20 @@ impl Store {
             head: head.clone(),
             first,
         };
-        let sender = Sender { config: Arc::clone(&config), outbox: Arc::clone(&outbox), tally: Arc::clone(&tally), head };
+        let sender = Sender {
+            config: Arc::clone(&config),
+            outbox: Arc::clone(&outbox),
+            tally: Arc::clone(&tally),
+            head,
+        };
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let threads = (
-            thread("weir-writer").spawn(move || writer.run()).map_err(|source| OpenError::Thread { source })?,
-            thread("weir-sender").spawn(move || sender.run()).map_err(|source| OpenError::Thread { source })?,
+            thread("weir-writer")
+                .spawn(move || writer.run())
+                .map_err(|source| OpenError::Thread { source })?,
+            thread("weir-sender")
+                .spawn(move || sender.run())
+                .map_err(|source| OpenError::Thread { source })?,
         );
         Ok(Self { queue, outbox, tally, threads: Mutex::new(Some(threads)) })
     }
@@ -281,7 +291,8 @@ async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain
     }
     let ended_in_order = known.as_ref().is_none_or(|state| state.closed);
     if !ended_in_order || (known.is_none() && !found.batches.is_empty()) {
-        let text = "the agent ended without closing its store: what happened until now was not seen".to_owned();
+        let text =
+            "the agent ended without closing its store: what happened until now was not seen".to_owned();
         events.push(Event {
             time: last_time,
             duration_ns: Some(writer::now().saturating_sub(last_time)),
@@ -307,7 +318,8 @@ async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain
             }
             Ok(_) => {}
             Err(error) if known.is_none() && found.batches.is_empty() => {
-                let text = "no earlier receipt is known here and ClickHouse does not answer: a new chain begins";
+                let text =
+                    "no earlier receipt is known here and ClickHouse does not answer: a new chain begins";
                 tracing::info!(%error, "{text}");
                 let event = writer::loss(config, "chain_begins", text.to_owned());
                 events.push(Event { event_kind: EventKind::Config, ..event });

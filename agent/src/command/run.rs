@@ -1,14 +1,232 @@
 //! `weir run`: the agent: capture, identify, judge, act, record, store.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-/// Run the agent.
+use agent_core::event::EventKind;
+use agent_core::segment::Nanos;
+use anyhow::Context as _;
+
+use super::session;
+use super::values::PortHint;
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::pipeline::Pipeline;
+use crate::pipeline::record::Recorder;
+use crate::rules::{Rules, RulesError};
+use crate::store::embedded::{self, Embedded};
+use crate::store::{self, Store};
+
+/// How long the end may take: what ClickHouse has not confirmed by then waits in the spool.
+const CLOSING: Duration = Duration::from_secs(20);
+
+/// Run the agent: capture every database on this host, judge, act, store receipts.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  weir run                                   every database, monitor only, embedded ClickHouse
+  weir run --config /etc/weir/weir.yaml
+  WEIR_STORE_URL=https://clickhouse:8443 weir run
+  weir run --print-config > weir.yaml        all settings with their values
+
+Prints `ready` on standard error once it is attached and armed; ends on SIGTERM or Ctrl-C.")]
+pub struct Args {
+    /// YAML file; every key is optional, `WEIR_...` variables go over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the configuration in force and end
+    #[arg(long)]
+    print_config: bool,
+}
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self {} = self;
-        anyhow::bail!("run is not built yet")
+        let (config, unused) = Config::load(self.config.as_deref(), std::env::vars())?;
+        if self.print_config {
+            print!("{}", config.to_yaml());
+            return Ok(ExitCode::SUCCESS);
+        }
+        for key in unused {
+            tracing::warn!(key, "this setting has no effect in this version");
+        }
+        let stop = session::stop_flag()?;
+        std::fs::create_dir_all(&config.state)
+            .with_context(|| format!("cannot make {}; set another `state`", config.state.display()))?;
+        let host = session::host_name();
+        let agent_id = agent_id(&config.state, &host)?;
+        let mut rules = Rules::load(&config.policies)?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let engine = if config.store.url.is_empty() { Some(engine(&config)?) } else { None };
+        let url = engine.as_ref().map_or(config.store.url.clone(), Embedded::url);
+        let store = Arc::new(runtime.block_on(Store::open(store_config(&config, url, &agent_id, &host)?))?);
+
+        let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
+        recorder.redaction_by_database.clone_from(&config.redaction.databases);
+        let to = Arc::clone(&store);
+        let output = Box::new(move |event| {
+            // A full queue is counted there, and becomes an event of its own.
+            to.push(event);
+        });
+        let mut pipeline = Pipeline::new(recorder, rules.policies(), output);
+        let alive = Alive::begin(&config.state, &mut pipeline);
+        let gate = Some(gate(&config.state, engine.as_ref())?);
+        let ports = config
+            .capture
+            .ports
+            .iter()
+            .filter_map(|(port, name)| format!("{port}={name}").parse::<PortHint>().ok())
+            .map(|hint| (hint.port, hint.protocol))
+            .collect();
+        let ring = config.ring_bytes().context("capture.ring is not usable")?;
+
+        let mut looked = std::time::Instant::now();
+        let captured = session::capture(ring, ports, gate, &mut pipeline, &stop, |pipeline| {
+            if looked.elapsed() >= Duration::from_secs(1) {
+                looked = std::time::Instant::now();
+                alive.beat();
+                if let Some(change) = rules.changed() {
+                    note_rules(pipeline, &change);
+                    pipeline.policies = rules.policies();
+                }
+            }
+            true
+        });
+        pipeline.note(EventKind::Config, now(), |event| event.error_type = "agent_stopped".into());
+        drop(pipeline);
+        let counters = runtime.block_on(store.close(CLOSING));
+        drop(engine);
+        if counters.spooled > 0 {
+            eprintln!(
+                "weir: {} receipts wait in {} for the next start: ClickHouse did not take them in time",
+                counters.spooled,
+                config.state.display()
+            );
+        }
+        captured?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn now() -> Nanos {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// New rules are in force, or were refused: either is an event.
+fn note_rules(pipeline: &mut Pipeline, change: &Result<(), RulesError>) {
+    let what = match change {
+        Ok(()) => "policies_loaded",
+        Err(error) => {
+            tracing::error!(%error, "the policies were refused; the ones before stay in force");
+            "policies_refused"
+        }
+    };
+    pipeline.note(EventKind::Config, now(), |event| event.error_type = what.into());
+}
+
+/// The shim is always there: rules that act may come while the agent runs.
+fn gate(state: &Path, engine: Option<&Embedded>) -> anyhow::Result<Gate> {
+    let mut gate = Gate::start(&std::env::current_exe()?, &state.join("run"))?;
+    if let Some(engine) = engine {
+        gate.spare_process(engine.pid());
+    }
+    Ok(gate)
+}
+
+/// The embedded engine, as a child process.
+fn engine(config: &Config) -> anyhow::Result<Embedded> {
+    let listen: SocketAddr = config.store.listen.parse().with_context(|| {
+        format!("store.listen: `{}` is no address; write e.g. 127.0.0.1:8123", config.store.listen)
+    })?;
+    let mut settings = embedded::Config::new(config.state.join("clickhouse"));
+    settings.listen = (listen.port() != 0).then_some(listen);
+    Ok(Embedded::start(&settings)?)
+}
+
+fn store_config(config: &Config, url: String, agent_id: &str, host: &str) -> anyhow::Result<store::Config> {
+    let password = match &config.store.password_file {
+        None => String::new(),
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read store.password_file {}", path.display()))?
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    Ok(store::Config {
+        url,
+        database: config.store.database.clone(),
+        user: config.store.user.clone(),
+        password: store::Secret(password),
+        state: config.state.clone(),
+        agent_id: agent_id.to_owned(),
+        host_name: host.to_owned(),
+        spool_bytes: crate::config::bytes(&config.store.spool).unwrap_or(1 << 30),
+        ..store::Config::default()
+    })
+}
+
+/// The agent's name: the host's, and what tells two hosts of one name apart. Made at the first start and kept, for
+/// the receipt chain hangs on it.
+fn agent_id(state: &Path, host: &str) -> anyhow::Result<String> {
+    let path = state.join("agent_id");
+    if let Ok(known) = std::fs::read_to_string(&path)
+        && !known.trim().is_empty()
+    {
+        return Ok(known.trim().to_owned());
+    }
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let tail = machine.trim().get(..8).map_or_else(|| format!("{:08x}", std::process::id()), str::to_owned);
+    let id = format!("{host}-{tail}");
+    std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(id)
+}
+
+/// A file whose time says when the agent was last at work, so that the next start can say what was not watched.
+struct Alive {
+    path: PathBuf,
+}
+
+impl Alive {
+    /// Notes the start, and the time before it in which nobody watched.
+    fn begin(state: &Path, pipeline: &mut Pipeline) -> Self {
+        let alive = Self { path: state.join("alive") };
+        let before = std::fs::metadata(&alive.path).and_then(|m| m.modified()).ok();
+        let now = now();
+        if let Some(before) = before.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()) {
+            let from = Nanos(before.as_nanos() as u64);
+            pipeline.note(EventKind::Loss, from, |event| {
+                event.error_type = "agent_down".into();
+                event.duration_ns = Some(now.since(from));
+                event.statement_complete = false;
+            });
+        }
+        pipeline.note(EventKind::Config, now, |event| event.error_type = "agent_started".into());
+        alive.beat();
+        alive
+    }
+
+    fn beat(&self) {
+        if let Err(error) = std::fs::write(&self.path, agent_core::event::rfc3339(now().0)) {
+            tracing::warn!(%error, path = %self.path.display(), "cannot note that the agent is alive");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_keeps_its_name() {
+        let dir = std::env::temp_dir().join(format!("weir-agent-id-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let first = agent_id(&dir, "one").unwrap();
+        assert!(first.starts_with("one-"), "{first}");
+        assert_eq!(agent_id(&dir, "two").unwrap(), first);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

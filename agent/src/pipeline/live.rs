@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_common::{Counters, Open, Packet, Socket, Tuple, direction, mode, tcp};
 use agent_core::event::{CaptureSource, EventKind};
@@ -22,6 +22,8 @@ use super::{Flow, Host, Pipeline, Wishes};
 
 /// How long the reader sleeps when nothing is urgent: long enough that a busy database costs few wakeups.
 const NAP: Duration = Duration::from_millis(20);
+/// A batch that takes longer is worth a line in the log.
+const SLUGGISH: Duration = Duration::from_millis(100);
 /// Records handled between two looks at the rest of the world.
 const BATCH: usize = 4096;
 
@@ -158,13 +160,19 @@ impl Driver {
     /// Handles at most one batch; returns its size.
     fn turn(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> usize {
         let offset = self.live.wall(0);
+        let before = Instant::now();
         let n = records.drain(BATCH, |record| self.record(record, offset, pipeline));
+        if before.elapsed() > SLUGGISH {
+            // Verdicts wait for this thread: whoever tunes a host must be able to see it.
+            tracing::info!(records = n, took = ?before.elapsed(), "a batch of records took long");
+        }
         for (cookie, socket) in self.modes.drain(..) {
             self.live.set(cookie, &socket);
         }
         let now = self.live.now();
         if now.since(self.ticked) > 1_000_000_000 {
             self.ticked = now;
+            self.follow_rules(pipeline);
             self.live.resync_clock();
             self.report_loss(now, pipeline);
         }
@@ -241,6 +249,17 @@ impl Driver {
         self.by_ends.insert(ends, cookie);
         let tap = Tap { flow, socket: Socket::default(), start, ends, active };
         self.taps.entry(cookie).insert_entry(tap).into_mut()
+    }
+
+    /// Rules that act were loaded, or are gone: says which sockets wake the agent at once.
+    fn follow_rules(&mut self, pipeline: &Pipeline) {
+        let urgent = u32::from(pipeline.policies.needs_kill());
+        for (cookie, tap) in &mut self.taps {
+            if tap.flow.is_detected() && tap.socket.urgent != urgent {
+                tap.socket.urgent = urgent;
+                self.modes.push((*cookie, tap.socket));
+            }
+        }
     }
 
     fn packet(&mut self, packet: &Packet, head: &[u8], tail: &[u8], time: Nanos, pipeline: &mut Pipeline) {

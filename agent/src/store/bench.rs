@@ -32,8 +32,7 @@ pub struct Report {
 /// Pushes `rows` events as fast as the store takes them, then counts what arrived.
 pub async fn run(url: &str, rows: u64, state: PathBuf) -> anyhow::Result<Report> {
     let database = format!("weir_bench_{}", std::process::id());
-    let config =
-        Config { url: url.into(), database, state, agent_id: "bench".into(), ..Config::default() };
+    let config = Config { url: url.into(), database, state, agent_id: "bench".into(), ..Config::default() };
     let client = clickhouse::client(&config);
     super::schema::apply(&client, &config.database).await?;
     let store = Store::open(config.clone()).await?;
@@ -57,9 +56,12 @@ pub async fn run(url: &str, rows: u64, state: PathBuf) -> anyhow::Result<Report>
     );
     client.query("OPTIMIZE TABLE events FINAL").execute().await?;
     let of_table = |what: &str| {
-        format!("SELECT toUInt64(sum({what})) FROM system.parts WHERE database = ? AND table = 'events' AND active")
+        format!(
+            "SELECT toUInt64(sum({what})) FROM system.parts WHERE database = ? AND table = 'events' AND active"
+        )
     };
-    let bytes_on_disk: u64 = client.query(&of_table("bytes_on_disk")).bind(&config.database).fetch_one().await?;
+    let bytes_on_disk: u64 =
+        client.query(&of_table("bytes_on_disk")).bind(&config.database).fetch_one().await?;
     let columns: Vec<(String, u64)> = client
         .query(
             "SELECT name, data_compressed_bytes FROM system.columns WHERE database = ? AND table = 'events' \
@@ -76,7 +78,10 @@ pub async fn run(url: &str, rows: u64, state: PathBuf) -> anyhow::Result<Report>
         writer_cpu_seconds_per_million: cpu / rows as f64 * 1e6,
         bytes_on_disk,
         bytes_per_row: bytes_on_disk as f64 / rows as f64,
-        largest_columns: columns.into_iter().map(|(name, bytes)| (name, bytes as f64 / rows as f64)).collect(),
+        largest_columns: columns
+            .into_iter()
+            .map(|(name, bytes)| (name, bytes as f64 / rows as f64))
+            .collect(),
     })
 }
 
@@ -116,7 +121,11 @@ fn kind(text: &str, effect: Effect, collection: &str) -> Kind {
         collection: collection.into(),
         fingerprint: format!("{:016x}", crc32fast::hash(text.as_bytes())).into(),
         effects: [effect].into(),
-        relations: if collection.is_empty() { [].into() } else { [Relation { name: collection.into(), access }].into() },
+        relations: if collection.is_empty() {
+            [].into()
+        } else {
+            [Relation { name: collection.into(), access }].into()
+        },
         returned: reads.then_some(1),
         affected: writes.then_some(1),
         bytes: text.len() as u64 + 9,
@@ -145,11 +154,31 @@ impl Samples {
         Self {
             kinds: vec![
                 kind("BEGIN;", Effect::Session, ""),
-                kind("UPDATE pgbench_accounts SET abalance = abalance + ? WHERE aid = ?;", Effect::Update, "pgbench_accounts"),
-                kind("SELECT abalance FROM pgbench_accounts WHERE aid = ?;", Effect::Read, "pgbench_accounts"),
-                kind("UPDATE pgbench_tellers SET tbalance = tbalance + ? WHERE tid = ?;", Effect::Update, "pgbench_tellers"),
-                kind("UPDATE pgbench_branches SET bbalance = bbalance + ? WHERE bid = ?;", Effect::Update, "pgbench_branches"),
-                kind("INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP);", Effect::Insert, "pgbench_history"),
+                kind(
+                    "UPDATE pgbench_accounts SET abalance = abalance + ? WHERE aid = ?;",
+                    Effect::Update,
+                    "pgbench_accounts",
+                ),
+                kind(
+                    "SELECT abalance FROM pgbench_accounts WHERE aid = ?;",
+                    Effect::Read,
+                    "pgbench_accounts",
+                ),
+                kind(
+                    "UPDATE pgbench_tellers SET tbalance = tbalance + ? WHERE tid = ?;",
+                    Effect::Update,
+                    "pgbench_tellers",
+                ),
+                kind(
+                    "UPDATE pgbench_branches SET bbalance = bbalance + ? WHERE bid = ?;",
+                    Effect::Update,
+                    "pgbench_branches",
+                ),
+                kind(
+                    "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP);",
+                    Effect::Insert,
+                    "pgbench_history",
+                ),
                 kind("END;", Effect::Session, ""),
             ],
             sessions: (0..8).map(|i| (0x4000_0000 + i * 17, 40_000 + i as u16 * 2, i as usize % 7)).collect(),

@@ -15,20 +15,77 @@ use agent_core::sql::{Access, Effect};
 
 /// Columns of the insert, in the order in which [`Encoder::encode`] writes them.
 pub(super) const COLUMNS: &[&str] = &[
-    "event_id_high", "event_id_low", "time", "event_kind", "agent_id", "host_name", "session_id",
-    "db_system_name", "db_namespace", "db_user", "db_application_name", "db_query_text", "batch_id",
-    "batch_index", "db_query_summary", "db_operation_name", "db_collection_name", "db_query_fingerprint",
-    "db_query_parameters", "statement_effects", "statement_relations", "statement_unbounded",
-    "statement_complete", "data_classes", "db_response_status_code", "error_type",
-    "db_response_returned_rows", "db_response_affected_rows", "duration_ns", "first_byte_ns",
-    "client_address", "client_port", "server_address", "server_port", "network_transport", "network_tls",
-    "process_pid", "process_start_ns", "process_executable_path", "process_command_line", "process_owner",
-    "process_auid", "process_ancestry", "container_id", "container_runtime", "k8s_namespace_name",
-    "k8s_pod_name", "k8s_pod_uid", "k8s_workload_kind", "k8s_workload_name", "k8s_service_account_name",
-    "ai_agent_name", "identity_principal", "identity_evidence", "identity_conflict", "trace_id", "span_id",
-    "policy_rule", "policy_version", "policy_mode", "disposition", "approval_id", "approval_state",
-    "approval_actor", "capture_source", "capture_vantage", "capture_truncated", "capture_lost_before",
-    "capture_bytes", "sequence", "chain",
+    "event_id_high",
+    "event_id_low",
+    "time",
+    "event_kind",
+    "agent_id",
+    "host_name",
+    "session_id",
+    "db_system_name",
+    "db_namespace",
+    "db_user",
+    "db_application_name",
+    "db_query_text",
+    "batch_id",
+    "batch_index",
+    "db_query_summary",
+    "db_operation_name",
+    "db_collection_name",
+    "db_query_fingerprint",
+    "db_query_parameters",
+    "statement_effects",
+    "statement_relations",
+    "statement_unbounded",
+    "statement_complete",
+    "data_classes",
+    "db_response_status_code",
+    "error_type",
+    "db_response_returned_rows",
+    "db_response_affected_rows",
+    "duration_ns",
+    "first_byte_ns",
+    "client_address",
+    "client_port",
+    "server_address",
+    "server_port",
+    "network_transport",
+    "network_tls",
+    "process_pid",
+    "process_start_ns",
+    "process_executable_path",
+    "process_command_line",
+    "process_owner",
+    "process_auid",
+    "process_ancestry",
+    "container_id",
+    "container_runtime",
+    "k8s_namespace_name",
+    "k8s_pod_name",
+    "k8s_pod_uid",
+    "k8s_workload_kind",
+    "k8s_workload_name",
+    "k8s_service_account_name",
+    "ai_agent_name",
+    "identity_principal",
+    "identity_evidence",
+    "identity_conflict",
+    "trace_id",
+    "span_id",
+    "policy_rule",
+    "policy_version",
+    "policy_mode",
+    "disposition",
+    "approval_id",
+    "approval_state",
+    "approval_actor",
+    "capture_source",
+    "capture_vantage",
+    "capture_truncated",
+    "capture_lost_before",
+    "capture_bytes",
+    "sequence",
+    "chain",
 ];
 
 /// Makes blocks; keeps its tables between them.
@@ -98,7 +155,12 @@ impl Encoder {
         block.shared(|e| &e.db_query_fingerprint);
         block.shared_lists(|e| &e.db_query_parameters);
         block.list(&types.effects, |e| &e.statement_effects, |effect, out| out.push(effect.code()));
-        block.pairs(&types.relations, |e| &e.statement_relations, |r| &r.name, |r, out| out.push(r.access.code()));
+        block.pairs(
+            &types.relations,
+            |e| &e.statement_relations,
+            |r| &r.name,
+            |r, out| out.push(r.access.code()),
+        );
         block.fixed("Bool", |e| [u8::from(e.statement_unbounded)]);
         block.fixed("Bool", |e| [u8::from(e.statement_complete)]);
         block.classes();
@@ -214,7 +276,12 @@ impl<'a> Block<'a, '_> {
         }
     }
 
-    fn list<T: 'a>(&mut self, kind: &str, items: impl Fn(&'a Event) -> &'a [T], each: impl Fn(&T, &mut Vec<u8>)) {
+    fn list<T: 'a>(
+        &mut self,
+        kind: &str,
+        items: impl Fn(&'a Event) -> &'a [T],
+        each: impl Fn(&T, &mut Vec<u8>),
+    ) {
         self.name(kind);
         let mut end = 0u64;
         for event in self.events {
@@ -301,7 +368,9 @@ impl<'a> Block<'a, '_> {
             let json = match &last {
                 Some((pointer, json)) if *pointer == key => Arc::clone(json),
                 _ => Arc::clone(
-                    known.entry(key).or_insert_with(|| serde_json::to_string(claims).unwrap_or_default().into()),
+                    known
+                        .entry(key)
+                        .or_insert_with(|| serde_json::to_string(claims).unwrap_or_default().into()),
                 ),
             };
             self.dictionary.add_owned(&json);
@@ -455,7 +524,9 @@ mod tests {
             assert!(schema.contains(&format!("\n    {field} ")), "{field}");
         }
         let types = Enums::new();
-        for kind in [&types.kind, &types.effects, &types.relations, &types.disposition, &types.source, &types.vantage] {
+        for kind in
+            [&types.kind, &types.effects, &types.relations, &types.disposition, &types.source, &types.vantage]
+        {
             assert!(schema.contains(kind.as_str()), "{kind}");
         }
     }

@@ -66,7 +66,9 @@ pub(super) async fn chain(config: &Config) -> Result<Chain, Error> {
             .bind(&config.agent_id)
             .fetch_optional()
             .await?;
-        Ok(found.and_then(|(sequence, hash)| Some(Chain { sequence, head: unhex(&hash)? })).unwrap_or_default())
+        Ok(found
+            .and_then(|(sequence, hash)| Some(Chain { sequence, head: unhex(&hash)? }))
+            .unwrap_or_default())
     };
     match tokio::time::timeout(Duration::from_secs(5), head).await {
         Ok(Err(error)) if meaning(&error) == Meaning::Schema => Ok(Chain::default()),
@@ -101,8 +103,12 @@ pub(super) fn meaning(error: &Error) -> Meaning {
             // UNKNOWN_TABLE, UNKNOWN_DATABASE, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER.
             Some(60 | 81 | 16 | 47) => Meaning::Schema,
             // AUTHENTICATION_FAILED, UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD.
-            Some(516 | 192 | 193 | 194) => Meaning::Operator("user or password is wrong: see store.user, store.password_file"),
-            Some(497) => Meaning::Operator("the user may not write there: GRANT it INSERT, SELECT and CREATE"),
+            Some(516 | 192 | 193 | 194) => {
+                Meaning::Operator("user or password is wrong: see store.user, store.password_file")
+            }
+            Some(497) => {
+                Meaning::Operator("the user may not write there: GRANT it INSERT, SELECT and CREATE")
+            }
             Some(164 | 291) => Meaning::Operator("the server or the user is read-only"),
             // NOT_ENOUGH_SPACE, CANNOT_WRITE_TO_FILE_DESCRIPTOR.
             Some(243 | 75) => Meaning::Operator("the server's disk is full"),
@@ -142,7 +148,9 @@ mod tests {
 
     #[test]
     fn loopback_is_not_compressed() {
-        assert!(is_local("http://127.0.0.1:8123") && is_local("http://[::1]:1") && is_local("localhost:8123"));
+        assert!(
+            is_local("http://127.0.0.1:8123") && is_local("http://[::1]:1") && is_local("localhost:8123")
+        );
         assert!(!is_local("https://clickhouse:8443"));
     }
 }

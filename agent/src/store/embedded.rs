@@ -46,7 +46,13 @@ pub struct Config {
 impl Config {
     /// For a data directory, everything else as usual.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), listen: None, program: None, library: None, timeout: Duration::from_secs(60) }
+        Self {
+            path: path.into(),
+            listen: None,
+            program: None,
+            library: None,
+            timeout: Duration::from_secs(60),
+        }
     }
 }
 

@@ -231,7 +231,13 @@ impl Connection {
     pub fn query(&mut self, sql: &[u8], format: &str) -> Result<(Vec<u8>, Stats), Exception> {
         // SAFETY: both texts outlive the call; it takes their lengths.
         let raw = unsafe {
-            (self.api.query)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len())
+            (self.api.query)(
+                self.handle(),
+                sql.as_ptr().cast(),
+                sql.len(),
+                format.as_ptr().cast(),
+                format.len(),
+            )
         };
         let answer = Answer { api: &self.api, raw };
         answer.check()?;
@@ -248,14 +254,21 @@ impl Connection {
     ) -> Result<Stats, Exception> {
         // SAFETY: as in `query`.
         let raw = unsafe {
-            (self.api.stream)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len())
+            (self.api.stream)(
+                self.handle(),
+                sql.as_ptr().cast(),
+                sql.len(),
+                format.as_ptr().cast(),
+                format.len(),
+            )
         };
         let stream = Answer { api: &self.api, raw };
         stream.check()?;
         let mut stats = Stats::default();
         loop {
             // SAFETY: both handles are alive.
-            let chunk = Answer { api: &self.api, raw: unsafe { (self.api.fetch)(self.handle(), stream.raw) } };
+            let chunk =
+                Answer { api: &self.api, raw: unsafe { (self.api.fetch)(self.handle(), stream.raw) } };
             chunk.check()?;
             let bytes = chunk.bytes();
             if bytes.is_empty() {
@@ -278,7 +291,13 @@ impl Connection {
     pub fn insert(&mut self, sql: &[u8], format: &str) -> Result<Insert<'_>, Exception> {
         // SAFETY: as in `query`.
         let raw = unsafe {
-            (self.api.insert)(self.handle(), sql.as_ptr().cast(), sql.len(), format.as_ptr().cast(), format.len())
+            (self.api.insert)(
+                self.handle(),
+                sql.as_ptr().cast(),
+                sql.len(),
+                format.as_ptr().cast(),
+                format.len(),
+            )
         };
         let insert = Insert { connection: self, raw };
         insert.check()?;
@@ -363,7 +382,11 @@ impl Answer<'_> {
         // SAFETY: the buffer belongs to the handle and has that length.
         unsafe {
             let (start, length) = ((self.api.buffer)(self.raw), (self.api.length)(self.raw));
-            if start.is_null() || length == 0 { &[] } else { std::slice::from_raw_parts(start.cast(), length) }
+            if start.is_null() || length == 0 {
+                &[]
+            } else {
+                std::slice::from_raw_parts(start.cast(), length)
+            }
         }
     }
 

@@ -61,7 +61,8 @@ impl Unpacker {
         self.pending.extend_from_slice(bytes);
         let mut at = 0;
         while let Some(header) = self.pending.get(at..at + HASH + HEADER) {
-            let number = |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+            let number =
+                |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
             let (packed, plain) = (number(HASH + 1) as usize, number(HASH + 5) as usize);
             if packed < HEADER || packed > LARGEST || plain > LARGEST {
                 return Err(FrameError::Size(packed.max(plain)).into());

@@ -32,7 +32,10 @@ pub fn version() -> u32 {
 /// A database that is ahead (a newer agent was here) is left as it is: new versions only add.
 pub async fn apply(client: &Client, database: &str) -> Result<()> {
     let root = client.clone().with_database("default");
-    root.query("CREATE DATABASE IF NOT EXISTS ?").bind(clickhouse::sql::Identifier(database)).execute().await?;
+    root.query("CREATE DATABASE IF NOT EXISTS ?")
+        .bind(clickhouse::sql::Identifier(database))
+        .execute()
+        .await?;
     client
         .query(
             "CREATE TABLE IF NOT EXISTS schema_versions \

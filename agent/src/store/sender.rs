@@ -79,7 +79,9 @@ impl Outbox {
         let begun = Instant::now();
         let mut inner = self.lock();
         while !(inner.finished && inner.batches.is_empty()) {
-            let Some(left) = deadline.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else { break };
+            let Some(left) = deadline.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
+                break;
+            };
             inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         inner.abandoned = true;

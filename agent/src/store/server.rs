@@ -150,14 +150,29 @@ struct Asked {
 
 /// URL parameters that are no settings.
 const NOT_SETTINGS: [&str; 12] = [
-    "user", "password", "quota_key", "session_id", "session_timeout", "session_check", "query_cache",
-    "buffer_size", "wait_end_of_query", "client_protocol_version", "role", "stacktrace",
+    "user",
+    "password",
+    "quota_key",
+    "session_id",
+    "session_timeout",
+    "session_check",
+    "query_cache",
+    "buffer_size",
+    "wait_end_of_query",
+    "client_protocol_version",
+    "role",
+    "stacktrace",
 ];
 
 impl Asked {
     fn read(request: &Request<Incoming>) -> Self {
         let header = |name: &str| {
-            request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned).filter(|v| !v.is_empty())
+            request
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
+                .filter(|v| !v.is_empty())
         };
         let mut asked = Self {
             query: String::new(),
@@ -197,7 +212,9 @@ impl Asked {
         }
         for (name, value) in &self.settings {
             if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                return Err(Exception::new(format!("Code: 115. DB::Exception: Unknown setting '{name}'. (UNKNOWN_SETTING)")));
+                return Err(Exception::new(format!(
+                    "Code: 115. DB::Exception: Unknown setting '{name}'. (UNKNOWN_SETTING)"
+                )));
             }
             connection.query(format!("SET {name} = {}", quoted(value, '\'')).as_bytes(), "Null")?;
         }
@@ -354,7 +371,8 @@ impl Shared {
         let permit = async move { permit.reads.acquire().await.map(tokio::sync::SemaphorePermit::forget) };
         let _ = permit.await;
         let release = Release(Arc::clone(&self));
-        let format = statement::answer_format(&text).or(asked.format.as_deref()).unwrap_or("TabSeparated").to_owned();
+        let format =
+            statement::answer_format(&text).or(asked.format.as_deref()).unwrap_or("TabSeparated").to_owned();
         let streamed = statement::is_select(&text) && Pieces::new(&format).is_some();
         let (send, pieces) = mpsc::channel::<Result<Bytes, std::io::Error>>(4);
         let (first, begun) = oneshot::channel::<Result<Option<Stats>, Exception>>();
@@ -375,7 +393,11 @@ impl Shared {
                 };
                 // The engine streams fewer kinds of SELECT than it answers.
                 match whole {
-                    Err(e) if streamed && outcome.first.is_some() && e.text.contains("Streaming query is not") => {
+                    Err(e)
+                        if streamed
+                            && outcome.first.is_some()
+                            && e.text.contains("Streaming query is not") =>
+                    {
                         connection.query(&text, &named)
                     }
                     other => other,
@@ -385,7 +407,8 @@ impl Shared {
         });
         match begun.await {
             Ok(Ok(stats)) => {
-                let pieces = stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) });
+                let pieces =
+                    stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) });
                 let body = StreamBody::new(pieces.map(|piece| piece.map(Frame::data)));
                 let mut response = Response::new(body.boxed_unsync());
                 self.headers(&mut response, &asked, Some(&format), stats.as_ref());
@@ -396,7 +419,13 @@ impl Shared {
         }
     }
 
-    fn headers(&self, response: &mut Response<Body>, asked: &Asked, format: Option<&str>, stats: Option<&Stats>) {
+    fn headers(
+        &self,
+        response: &mut Response<Body>,
+        asked: &Asked,
+        format: Option<&str>,
+        stats: Option<&Stats>,
+    ) {
         let headers = response.headers_mut();
         let mut set = |name: &'static str, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
@@ -482,9 +511,8 @@ struct Pieces {
 impl Pieces {
     fn new(format: &str) -> Option<Self> {
         match format {
-            "TabSeparated" | "TSV" | "TabSeparatedRaw" | "TSVRaw" | "CSV" | "JSONEachRow" | "RowBinary" | "Native" => {
-                Some(Self { named: false, header: None })
-            }
+            "TabSeparated" | "TSV" | "TabSeparatedRaw" | "TSVRaw" | "CSV" | "JSONEachRow" | "RowBinary"
+            | "Native" => Some(Self { named: false, header: None }),
             "RowBinaryWithNamesAndTypes" => Some(Self { named: true, header: None }),
             _ => None,
         }
@@ -534,7 +562,9 @@ fn content_type(format: &str) -> &'static str {
         }
         f if f.starts_with("JSON") => "application/json; charset=UTF-8",
         f if f.starts_with("CSV") => "text/csv; charset=UTF-8; header=absent",
-        f if f.starts_with("TabSeparated") || f.starts_with("TSV") => "text/tab-separated-values; charset=UTF-8",
+        f if f.starts_with("TabSeparated") || f.starts_with("TSV") => {
+            "text/tab-separated-values; charset=UTF-8"
+        }
         "Native" | "Parquet" | "Arrow" | "ArrowStream" => "application/octet-stream",
         f if f.starts_with("RowBinary") => "application/octet-stream",
         _ => "text/plain; charset=UTF-8",
@@ -545,8 +575,8 @@ fn content_type(format: &str) -> &'static str {
 fn status(code: u32) -> StatusCode {
     match code {
         // Not parsed, wrong types, wrong arguments.
-        6 | 7 | 8 | 10 | 15 | 16 | 20 | 25 | 26 | 27 | 33 | 36 | 38 | 41 | 42 | 43 | 44 | 52 | 53 | 62 | 69 | 70
-        | 72 | 117 | 131 | 246 | 271 | 395 | 456 | 457 => StatusCode::BAD_REQUEST,
+        6 | 7 | 8 | 10 | 15 | 16 | 20 | 25 | 26 | 27 | 33 | 36 | 38 | 41 | 42 | 43 | 44 | 52 | 53 | 62
+        | 69 | 70 | 72 | 117 | 131 | 246 | 271 | 395 | 456 | 457 => StatusCode::BAD_REQUEST,
         46 | 47 | 48 | 50 | 56 | 60 | 63 | 73 | 81 | 115 => StatusCode::NOT_FOUND,
         159 => StatusCode::REQUEST_TIMEOUT,
         160 | 202 | 252 => StatusCode::SERVICE_UNAVAILABLE,

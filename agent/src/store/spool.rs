@@ -94,8 +94,13 @@ impl Spool {
                 None => std::fs::remove_file(&path)?,
             }
         }
-        let spool =
-            Self { directory: directory.to_path_buf(), agent: agent.into(), columns: columns.into(), next, open: None };
+        let spool = Self {
+            directory: directory.to_path_buf(),
+            agent: agent.into(),
+            columns: columns.into(),
+            next,
+            open: None,
+        };
         Ok((spool, found))
     }
 
@@ -184,7 +189,8 @@ impl Batch {
         while let Some(record) = records.next() {
             blocks.push(if record.packed {
                 Bytes::from(
-                    lz4_flex::block::decompress(record.payload, record.plain).map_err(|_| garbled(&self.path))?,
+                    lz4_flex::block::decompress(record.payload, record.plain)
+                        .map_err(|_| garbled(&self.path))?,
                 )
             } else {
                 bytes.slice_ref(record.payload)

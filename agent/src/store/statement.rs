@@ -190,7 +190,9 @@ mod tests {
 
     #[test]
     fn any_bytes_are_survived() {
-        for text in [&b"insert into t format"[..], b"insert \xff\xfe values", b"'", b"((((", b"/*", b"--", b"format"] {
+        for text in
+            [&b"insert into t format"[..], b"insert \xff\xfe values", b"'", b"((((", b"/*", b"--", b"format"]
+        {
             let _ = (insert(text), answer_format(text), is_select(text));
         }
     }
