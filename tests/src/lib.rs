@@ -8,3 +8,4 @@ pub mod oracle; // log and events -> differences
 pub mod netns; // a network namespace of our own
 pub mod client; // real clients, one call each
 pub mod wire; // hand-made frontend messages
+pub mod kernel; // what a process holds in the kernel

@@ -45,7 +45,16 @@ impl Wire {
 
     /// Reads messages until ReadyForQuery; their type bytes in order.
     pub fn until_ready(&mut self) -> Result<Vec<u8>> {
-        let mut types = Vec::new();
+        self.answer().map(|(types, _)| types)
+    }
+
+    /// Reads messages until ReadyForQuery; how many bytes they took.
+    pub fn until_ready_bytes(&mut self) -> Result<u64> {
+        self.answer().map(|(_, bytes)| bytes)
+    }
+
+    fn answer(&mut self) -> Result<(Vec<u8>, u64)> {
+        let (mut types, mut bytes) = (Vec::new(), 0);
         loop {
             let mut head = [0; 5];
             self.stream.read_exact(&mut head)?;
@@ -56,8 +65,9 @@ impl Wire {
                 bail!("the server closed the connection within a message");
             }
             types.push(head[0]);
+            bytes += 5 + body;
             if head[0] == b'Z' {
-                return Ok(types);
+                return Ok((types, bytes));
             }
         }
     }

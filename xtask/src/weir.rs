@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::build;
+use crate::clickhouse::ClickHouse;
 use crate::scratch::{self, Scratch};
 
 /// A `weir tap` or `weir run` under way. Dropped: killed, and its directory goes.
@@ -32,22 +33,25 @@ pub fn binary() -> Result<PathBuf> {
 impl Weir {
     /// Starts `weir` with these arguments and waits for `ready`.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        Self::start_in(Scratch::new("agent")?, arguments, &[])
+        Self::start_in(Scratch::new("agent")?, arguments)
     }
 
-    /// As [`Weir::start`], in a directory of the caller's and with an environment.
-    pub fn start_in(scratch: Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
-        let mut weir = Self::spawn(scratch, arguments, environment)?;
+    /// As [`Weir::start`], in a directory of the caller's.
+    pub fn start_in(scratch: Scratch, arguments: &[&str]) -> Result<Self> {
+        Self::start_program(&binary()?, scratch, arguments)
+    }
+
+    /// As [`Weir::start_in`], with a binary of the caller's choice.
+    pub fn start_program(binary: &Path, scratch: Scratch, arguments: &[&str]) -> Result<Self> {
+        let mut weir = Self::spawn(binary, scratch, arguments)?;
         weir.wait_ready(Duration::from_mins(2))?;
         Ok(weir)
     }
 
     /// Starts it without waiting.
-    pub fn spawn(scratch: Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
-        let binary = binary()?;
-        let child = Command::new(&binary)
+    pub fn spawn(binary: &Path, scratch: Scratch, arguments: &[&str]) -> Result<Self> {
+        let child = Command::new(binary)
             .args(arguments)
-            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(File::create(scratch.path().join("out"))?)
             .stderr(File::create(scratch.path().join("err"))?)
@@ -86,6 +90,24 @@ impl Weir {
     /// The file that its standard output goes to.
     pub fn out(&self) -> PathBuf {
         self.scratch.path().join("out")
+    }
+
+    /// `weir run` as a user would run it: embedded ClickHouse on a free port, state and policies in its directory.
+    /// `more`: further lines of the configuration; with a `store:` of its own, the url that comes back means nothing.
+    pub fn run(binary: &Path, scratch: Scratch, more: &str) -> Result<(Self, ClickHouse)> {
+        let home = scratch.path();
+        let (config, port) = (home.join("weir.yaml"), scratch::free_port()?);
+        fs::create_dir_all(home.join("policies"))?;
+        let home = home.display();
+        let store = if more.contains("store:") {
+            String::new()
+        } else {
+            format!("store: {{listen: \"127.0.0.1:{port}\"}}\n")
+        };
+        let text = format!("state: {home}/state\npolicies: {home}/policies\n{store}{more}");
+        fs::write(&config, text)?;
+        let agent = Self::start_program(binary, scratch, &["run", "--config", &config.to_string_lossy()])?;
+        Ok((agent, ClickHouse { url: format!("http://127.0.0.1:{port}") }))
     }
 
     /// Its directory.
@@ -183,9 +205,4 @@ pub fn cpu_seconds(pid: u32) -> f64 {
         .map(|f| f.parse().unwrap_or(0.0))
         .collect();
     (fields.get(11).unwrap_or(&0.0) + fields.get(12).unwrap_or(&0.0)) / 100.0
-}
-
-/// A port for something that weir itself will listen on.
-pub fn port() -> Result<u16> {
-    scratch::free_port()
 }

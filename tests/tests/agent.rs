@@ -1,0 +1,226 @@
+//! `weir run`: nothing is lost, doubled or left behind, whatever dies or stops; a rule ends exactly one session.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tests::client::{self, Route};
+use tests::kernel;
+use tests::wire::{self, Wire};
+use xtask::clickhouse::ClickHouse;
+use xtask::postgres::Postgres;
+use xtask::scratch::{self, Scratch};
+use xtask::weir::{self, Weir};
+
+const TABLE: &str = "weir.events";
+
+fn run(more: &str) -> Result<(Weir, ClickHouse)> {
+    Weir::run(&weir::binary()?, Scratch::new("agent")?, more)
+}
+
+/// Waits until a query answers a number that is enough.
+fn wait_for(clickhouse: &ClickHouse, sql: &str, enough: impl Fn(u64) -> bool) -> Result<u64> {
+    let began = Instant::now();
+    loop {
+        // The tables are made with the first batch.
+        let now = clickhouse.number(sql);
+        if let Ok(now) = now
+            && enough(now)
+        {
+            return Ok(now);
+        }
+        if began.elapsed() > Duration::from_mins(1) {
+            bail!("not within a minute: {sql}: {now:?}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn statements(port: u16, process: &str) -> String {
+    format!(
+        "SELECT count() FROM {TABLE} WHERE event_kind = 'statement' AND server_port = {port} \
+         AND process_executable_path LIKE '%{process}' AND db_collection_name = 'pgbench_accounts'"
+    )
+}
+
+fn doubled(clickhouse: &ClickHouse) -> Result<u64> {
+    clickhouse.number(&format!("SELECT count() - uniqExact(event_id) FROM {TABLE}"))
+}
+
+fn lost(clickhouse: &ClickHouse, port: u16) -> Result<u64> {
+    clickhouse.number(&format!(
+        "SELECT countIf(event_kind = 'loss' AND error_type != 'agent_down') + sum(capture_lost_before) FROM {TABLE} \
+         WHERE server_port IN ({port}, 0)"
+    ))
+}
+
+/// pgbench under way in the background: prepared SELECTs for some seconds.
+fn pgbench(server: &Postgres, seconds: u32) -> Result<std::process::Child> {
+    let mut pgbench = server.client("pgbench");
+    pgbench.args(["-n", "-S", "-M", "prepared", "-c", "4", "-R", "3000", "-T", &seconds.to_string()]);
+    Ok(pgbench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}
+
+/// Its transactions; it must have seen no error.
+fn counted(pgbench: std::process::Child) -> Result<u64> {
+    let out = pgbench.wait_with_output()?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && !errors.contains("aborted"), "the database noticed: {errors}");
+    client::transactions(&said).context("pgbench counted nothing")
+}
+
+#[test]
+fn a_clickhouse_that_stops_and_dies_loses_and_doubles_nothing() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.pgbench_tables(1)?;
+    let (store, port) = (Scratch::new("clickhouse")?, scratch::free_port()?);
+    let (path, listen) = (store.path().join("data").display().to_string(), format!("127.0.0.1:{port}"));
+    let engine = || {
+        let arguments = ["clickhouse", "--path", &path, "--listen", &listen];
+        Weir::spawn(&weir::binary()?, Scratch::new("engine")?, &arguments)
+    };
+    let clickhouse = ClickHouse { url: format!("http://{listen}") };
+    let mut first = engine()?;
+    wait_for(&clickhouse, "SELECT 1", |n| n == 1)?;
+    let (mut agent, _) = run(&format!("store: {{url: \"{}\"}}\n", clickhouse.url))?;
+
+    let load = pgbench(&server, 24)?;
+    std::thread::sleep(Duration::from_secs(4));
+    first.signal(Signal::STOP)?;
+    std::thread::sleep(Duration::from_secs(8));
+    first.signal(Signal::CONT)?;
+    std::thread::sleep(Duration::from_secs(4));
+    first.kill()?;
+    std::thread::sleep(Duration::from_secs(4));
+    let mut second = engine()?;
+    let transactions = counted(load)?;
+
+    let sql = statements(server.port, "pgbench");
+    let stored = wait_for(&clickhouse, &sql, |n| n >= transactions)?;
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    assert_eq!(stored, transactions);
+    assert_eq!(clickhouse.number(&sql)?, transactions);
+    assert_eq!((doubled(&clickhouse)?, lost(&clickhouse, server.port)?), (0, 0));
+    second.stop()?;
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_killed_is_noticed_by_nobody_but_the_receipts() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.pgbench_tables(1)?;
+    let (mut agent, clickhouse) = run("")?;
+    let held = kernel::held_by(agent.pid());
+    assert!(!held.programs.is_empty() && !held.maps.is_empty(), "a running agent holds programs: {held:?}");
+    let engines = kernel::children(agent.pid());
+    assert!(!engines.is_empty(), "the embedded engine is a child");
+
+    let load = pgbench(&server, 14)?;
+    let sql = statements(server.port, "pgbench");
+    let before = wait_for(&clickhouse, &sql, |n| n > 1_000)?;
+    agent.kill()?;
+    kernel::wait_gone(&held)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let scratch = agent.into_scratch()?;
+    for (pid, command) in engines {
+        let left = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(left.is_empty(), "the agent's child {pid} outlived it: {command}");
+    }
+    let (mut agent, clickhouse) = Weir::run(&weir::binary()?, scratch, "")?;
+    let held = kernel::held_by(agent.pid());
+    let transactions = counted(load)?;
+
+    wait_for(&clickhouse, &sql, |n| n > before + 1_000)?;
+    let gaps = format!("SELECT count() FROM {TABLE} WHERE event_kind = 'loss' AND error_type = 'agent_down'");
+    assert_eq!(wait_for(&clickhouse, &gaps, |n| n > 0)?, 1, "the gap is one event");
+    let stored = clickhouse.number(&sql)?;
+    assert!(
+        stored < transactions,
+        "what ran while no agent watched cannot be known: {stored} of {transactions}"
+    );
+    assert_eq!(doubled(&clickhouse)?, 0);
+    // The gap says how long nobody watched: about the two seconds and the start.
+    let gap = clickhouse.number(&format!(
+        "SELECT intDiv(assumeNotNull(duration_ns), 1000000) FROM {TABLE} WHERE error_type = 'agent_down'"
+    ))?;
+    assert!(gap >= 1_000, "{gap} ms");
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    kernel::wait_gone(&held)
+}
+
+#[test]
+fn a_kill_rule_ends_exactly_the_offending_session_of_fifty() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.quietly("create table victims as select generate_series(1, 300000) as id")?;
+    let scratch = Scratch::new("agent")?;
+    fs::create_dir_all(scratch.path().join("policies"))?;
+    fs::write(
+        scratch.path().join("policies/writes.yaml"),
+        "kind: DatabasePolicy\nmetadata: {name: no-unbounded-deletes}\nspec:\n  mode: enforce\n  match:\n    \
+         database: {system: [postgresql], namespace: [postgres]}\n    statement: {effects: [delete], unbounded: true}\n  \
+         action: kill\n",
+    )?;
+    let (mut agent, clickhouse) = Weir::run(&weir::binary()?, scratch, "")?;
+    let mut sessions = Vec::new();
+    for _ in 0..50 {
+        sessions.push(Wire::login(("127.0.0.1", server.port))?);
+    }
+    for session in &mut sessions {
+        session.send(&wire::query("delete from victims where id = 0"))?;
+        session.until_ready()?;
+    }
+    let mut offender = sessions.swap_remove(17);
+    let port = offender.stream.local_addr()?.port();
+    offender.send(&wire::query("delete from victims"))?;
+    // The answer may or may not come before the reset; the next exchange cannot.
+    let ended = offender.until_ready().is_err()
+        || offender.send(&wire::query("select 1")).and_then(|()| offender.until_ready().map(|_| ())).is_err();
+    assert!(ended, "the offending session goes on; weir said: {}", agent.said());
+    for session in &mut sessions {
+        session.send(&wire::query("select 'still here'"))?;
+        session.until_ready().context("another session was hit")?;
+    }
+    let killed =
+        format!("SELECT count() FROM {TABLE} WHERE event_kind = 'statement' AND disposition = 'killed'");
+    assert_eq!(wait_for(&clickhouse, &killed, |n| n > 0)?, 1);
+    let receipt = clickhouse.query(&format!(
+        "SELECT policy_rule, client_port, db_query_text, policy_mode FROM {TABLE} \
+         WHERE event_kind = 'statement' AND disposition = 'killed' FORMAT TSV"
+    ))?;
+    assert_eq!(receipt.trim(), format!("no-unbounded-deletes\t{port}\tdelete from victims\tenforce"));
+    let went_on = format!(
+        "SELECT count() FROM {TABLE} WHERE db_query_text LIKE 'select \\'still here\\'' OR db_query_text = 'select ?'"
+    );
+    wait_for(&clickhouse, &went_on, |n| n >= 49)?;
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+#[test]
+fn the_receipt_chain_is_whole_until_a_receipt_is_taken_out() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.pgbench_tables(1)?;
+    let (mut agent, clickhouse) = run("")?;
+    let transactions = client::pgbench(&server, &Route::loopback4(), &["-S", "-c", "2", "-t", "500"])?;
+    wait_for(&clickhouse, &statements(server.port, "pgbench"), |n| n >= transactions)?;
+    let verify = || -> Result<(bool, String)> {
+        let out = std::process::Command::new(weir::binary()?)
+            .args(["verify", "--url", &clickhouse.url])
+            .output()?;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        Ok((out.status.success(), said))
+    };
+    let (whole, said) = verify()?;
+    assert!(whole, "{said}");
+    let middle = clickhouse.number(&format!("SELECT intDiv(max(sequence), 2) FROM {TABLE}"))?;
+    clickhouse.query(&format!(
+        "ALTER TABLE {TABLE} DELETE WHERE sequence = {middle} SETTINGS mutations_sync = 2"
+    ))?;
+    let (whole, said) = verify()?;
+    assert!(!whole && said.contains(&middle.to_string()), "receipt {middle} is gone, verify says: {said}");
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
