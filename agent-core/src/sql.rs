@@ -18,6 +18,8 @@ pub mod split; // tokens -> statements
 pub mod token; // bytes -> tokens
 mod understand; // one statement -> findings
 mod utility; // tokens of a utility statement -> findings
+#[cfg(test)]
+mod tests;
 
 use cache::{Clock, Keyed};
 
@@ -351,12 +353,11 @@ impl Texts {
             self.one(dialect, bytes, tokens.get(only.clone()).unwrap_or_default())
         } else {
             let mut cut = Vec::with_capacity(parts.len());
-            for (i, part) in parts.iter().enumerate() {
+            for part in &parts {
                 // A part owns the comments around it, up to the semicolons.
                 let from =
                     part.start.checked_sub(1).and_then(|at| tokens.get(at)).map_or(0, |t| t.end as usize);
-                let next = if i + 1 == parts.len() { None } else { tokens.get(part.end) };
-                let to = next.map_or(bytes.len(), |t| t.start as usize);
+                let to = tokens.get(part.end).map_or(bytes.len(), |t| t.start as usize);
                 let inner = tokens.get(part.clone()).unwrap_or_default();
                 let content = self.one(dialect, bytes, inner);
                 let bytes = bytes.get(from..to).unwrap_or_default().trim_ascii().into();

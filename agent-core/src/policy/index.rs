@@ -23,7 +23,8 @@ pub(crate) struct Ranking {
     /// Rules that are not about unbounded statements only.
     bounded: Bits,
     any_effect: Bits,
-    effects: HashMap<Effect, Bits>,
+    /// By the effect's number.
+    effects: [Bits; Effect::ALL.len()],
 }
 
 /// What comes first decides: what is done before what would be done before what is allowed; then the strictest;
@@ -76,7 +77,9 @@ impl Ranking {
                 ranking.any_effect.set(at, length);
             }
             for effect in effects {
-                ranking.effects.entry(*effect).or_default().set(at, length);
+                if let Some(bits) = ranking.effects.get_mut(*effect as usize) {
+                    bits.set(at, length);
+                }
             }
         }
         ranking.rules = rules;
@@ -95,6 +98,17 @@ impl Ranking {
         let no_agent = subject.ai_agent_name.is_empty();
         let analysis = subject.analysis;
         let words = self.rules.len().div_ceil(64);
+        // Looked up once, not for each word.
+        let named: Vec<&Bits> = if self.certain && !self.relation.exact.is_empty() {
+            let last = |name: &'a str| name.rsplit('.').next().unwrap_or_default();
+            analysis
+                .statement_relations
+                .iter()
+                .filter_map(|r| self.relation.exact.get(last(&r.name)))
+                .collect()
+        } else {
+            Vec::new()
+        };
         (0..words)
             .flat_map(move |word| {
                 let mut left =
@@ -106,14 +120,12 @@ impl Ranking {
                     if !analysis.statement_unbounded {
                         left &= self.bounded.word(word);
                     }
-                    let effects = analysis.statement_effects.iter().filter_map(|e| self.effects.get(e));
-                    left &= effects.fold(self.any_effect.word(word), |all, bits| all | bits.word(word));
-                    if left != 0 {
-                        let names = analysis.statement_relations.iter().filter_map(|r| {
-                            self.relation.exact.get(r.name.rsplit('.').next().unwrap_or_default())
-                        });
-                        left &= names.fold(self.relation.rest.word(word), |all, bits| all | bits.word(word));
-                    }
+                    let effects = analysis.statement_effects.iter();
+                    left &= effects
+                        .filter_map(|&effect| self.effects.get(effect as usize))
+                        .fold(self.any_effect.word(word), |all, bits| all | bits.word(word));
+                    left &=
+                        named.iter().fold(self.relation.rest.word(word), |all, bits| all | bits.word(word));
                 }
                 Ones(left).map(move |bit| word * 64 + bit)
             })

@@ -94,6 +94,10 @@ fn feed(dialect: Dialect, text: &[u8], kept: &[Kept]) -> Option<Vec<TokenWithSpa
         match step {
             Rewrite::Keep => put(translate(dialect, text, token, escape(text, &word, &at, i))?),
             Rewrite::Skip => {}
+            Rewrite::Nothing => {
+                put(Fed::make_word("select", None));
+                put(Fed::Mul);
+            }
             Rewrite::Table => {
                 put(Fed::make_word("select", None));
                 put(Fed::Mul);
@@ -110,9 +114,10 @@ enum Rewrite {
     Keep,
     Skip,
     Table,
+    Nothing,
 }
 
-/// `TABLE t` is `SELECT * FROM t`; `ONLY` and `CURRENT OF` say nothing about what is touched; row locks differ in
+/// `SELECT` may name no column; `TABLE t` is `SELECT * FROM t`; `ONLY` and `CURRENT OF` say nothing about what is touched; row locks differ in
 /// strength only.
 fn rewrite(
     text: &[u8],
@@ -130,6 +135,15 @@ fn rewrite(
             || after(&["union", "except", "intersect", "all", "distinct"])
             || after_kind(Kind::Open) && !word(i + 1, "in");
         return if starts && next_is_name { Rewrite::Table } else { Rewrite::Keep };
+    }
+    if token.is(text, "select") {
+        let ends = at(i + 1).is_none_or(|t| {
+            matches!(t.kind, Kind::Close)
+                || ["from", "where", "union", "except", "intersect", "into", "limit"]
+                    .iter()
+                    .any(|k| t.is(text, k))
+        });
+        return if ends { Rewrite::Nothing } else { Rewrite::Keep };
     }
     let only = token.is(text, "only")
         && (after(&["from", "join", "update", "into", "using"]) || after_kind(Kind::Comma))

@@ -145,6 +145,8 @@ struct Scan<'a> {
     names: Vec<String>,
     /// Looks at tokens that are left.
     effort: usize,
+    /// `USING` names a relation: in `DELETE` and `MERGE`, not in `CYCLE` or an index.
+    using: bool,
     /// Every text of the program was looked at.
     swept: bool,
 }
@@ -189,7 +191,8 @@ const VERBS: &[&str] = &[
 impl<'a> Scan<'a> {
     fn new(words: Words<'a>) -> Self {
         let effort = words.kept.len().saturating_mul(EFFORT) + 4096;
-        Self { words, names: Vec::new(), effort, swept: false }
+        let using = words.has(&["delete"]) || words.has(&["merge"]);
+        Self { words, names: Vec::new(), effort, using, swept: false }
     }
 
     /// Pays for looking at the tokens from here to the end of the piece; false where there is nothing left.
@@ -245,15 +248,23 @@ impl<'a> Scan<'a> {
         if !self.words.has(&["with"]) {
             return;
         }
-        for at in 0..self.words.kept.len() {
-            let opens = self.words.is(at + 1, "as")
-                && (self.words.kind(at + 2) == Some(Kind::Open)
-                    || self.words.any(at + 2, &["materialized", "not"]));
-            if opens {
-                self.words.at = at;
-                if let Some(name) = self.words.name() {
-                    self.names.push(name);
-                }
+        for at in 1..self.words.kept.len() {
+            let opens = self.words.is(at, "as")
+                && (self.words.kind(at + 1) == Some(Kind::Open)
+                    || self.words.any(at + 1, &["materialized", "not"]));
+            if !opens {
+                continue;
+            }
+            // `name AS (` or `name (columns) AS (`
+            let mut name = at - 1;
+            if self.words.kind(name) == Some(Kind::Close) {
+                let open = (0..name).rev().take(256).find(|&back| self.words.kind(back) == Some(Kind::Open));
+                let Some(before) = open.and_then(|open| open.checked_sub(1)) else { continue };
+                name = before;
+            }
+            self.words.at = name;
+            if let Some(name) = self.words.name() {
+                self.names.push(name);
             }
         }
         self.words.at = 0;
@@ -306,7 +317,8 @@ impl<'a> Scan<'a> {
         let end = self.piece_end(at);
         let words = &self.words;
         let piece = words.kept.get(at..end)?;
-        let found = understand::strict(words.dialect, words.text, piece, words.depth + 1)?;
+        let mut found = understand::strict(words.dialect, words.text, piece, words.depth + 1)?;
+        found.relations.retain(|relation| !self.names.iter().any(|name| **name == *relation.name));
         draft.absorb(found);
         Some(end)
     }
@@ -326,20 +338,24 @@ impl<'a> Scan<'a> {
         let next =
             |words: &Words<'_>, kinds: &[Kind]| words.kind(words.at).is_some_and(|k| kinds.contains(&k));
         let named = &[Kind::Word, Kind::Name];
+        // `format('UPDATE %I SET ...')`
+        let gap = words.kept.get(words.at).is_some_and(|k| k.token.of(words.text) == b"%");
         match verb.as_str() {
             "select" | "values" | "table" | "perform" | "with" => draft.effect(Effect::Read),
             "insert" | "replace" => {
                 while words.any(words.at, &["low_priority", "delayed", "high_priority", "ignore"]) {
                     words.at += 1;
                 }
-                if words.eat("into") || verb == "insert" && next(words, named) {
+                if words.eat("into") {
                     draft.effect(Effect::Insert);
                     write(words, draft);
+                } else if verb == "insert" && next(words, &[Kind::Word, Kind::Name, Kind::Open]) {
+                    draft.effect(Effect::Insert); // MERGE ... WHEN NOT MATCHED THEN INSERT
                 }
             }
             "update" => {
                 words.eat("only");
-                if next(words, named) && !words.any(words.at, &["set", "of", "on", "as"]) {
+                if gap || next(words, named) && !words.any(words.at, &["set", "of", "on", "as"]) {
                     draft.effect(Effect::Update);
                     write(words, draft);
                     draft.unbounded |= !affordable || unbounded(words);
@@ -397,7 +413,7 @@ impl<'a> Scan<'a> {
     /// Notes a relation behind `FROM`, `JOIN` or `USING`, and its neighbours behind commas.
     fn reads(&mut self, at: usize, draft: &mut Draft) {
         let words = &mut self.words;
-        let opens = words.any(at, &["from", "join"]);
+        let opens = words.any(at, &["from", "join"]) || self.using && words.is(at, "using");
         let before = at.checked_sub(1);
         if !opens
             || before.is_some_and(|b| words.any(b, &["delete", "distinct", "both", "leading", "trailing"]))
@@ -406,7 +422,7 @@ impl<'a> Scan<'a> {
         }
         words.at = at + 1;
         loop {
-            while words.any(words.at, &["only", "lateral"]) {
+            while words.any(words.at, &["only", "lateral"]) || words.kind(words.at) == Some(Kind::Open) {
                 words.at += 1;
             }
             let from = words.at;
@@ -421,6 +437,12 @@ impl<'a> Scan<'a> {
             }
             if is_function {
                 return;
+            }
+            // `ONLY (t)`, `t *`
+            while words.kind(words.at) == Some(Kind::Close)
+                || words.kept.get(words.at).is_some_and(|k| k.token.of(words.text) == b"*")
+            {
+                words.at += 1;
             }
             words.eat("as");
             if words.kind(words.at) == Some(Kind::Word) && words.kind(words.at + 1) == Some(Kind::Comma) {
@@ -582,7 +604,9 @@ fn object(verb: &str, words: &mut Words<'_>, draft: &mut Draft) {
         _ => return,
     };
     // `truncate`, `lock` and their like are names too: a verb is followed by a name.
-    let follows = words.kind(words.at).is_some_and(|k| matches!(k, Kind::Word | Kind::Name | Kind::Open));
+    let follows = words.kept.get(words.at).is_some_and(|k| {
+        matches!(k.token.kind, Kind::Word | Kind::Name | Kind::Open) || k.token.of(words.text) == b"%"
+    });
     if !follows && !matches!(verb, "vacuum" | "do" | "reset") {
         return;
     }

@@ -202,6 +202,14 @@ pub(super) fn create(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
         Class::Relation => {
             let name = words.name()?;
             draft.target(&name, Access::Write);
+            if words.kind(words.at) == Some(Kind::Open) && words.is(words.at + 1, "like") {
+                let open = words.at;
+                words.at += 2;
+                if let Some(model) = words.name() {
+                    draft.relation(&model, Access::Read);
+                }
+                words.at = open;
+            }
             query_behind_as(words, draft, is_plain_view)?;
         }
         Class::Attached if is_rule => {
