@@ -156,7 +156,12 @@ fn rewrite(
         || (token.is(text, "key")
             && (word(i + 1, "update") || word(i + 1, "share"))
             && after(&["for", "no"]));
-    if only || cursor || lock { Rewrite::Skip } else { Rewrite::Keep }
+    let two_back = |keyword: &str| before.and_then(|b| b.checked_sub(1)).is_some_and(|b| word(b, keyword));
+    let overriding = token.is(text, "overriding") && (word(i + 1, "system") || word(i + 1, "user"))
+        || after(&["overriding"]) && word(i + 1, "value")
+        || token.is(text, "value") && two_back("overriding");
+    let variadic = token.is(text, "variadic") && (after_kind(Kind::Open) || after_kind(Kind::Comma));
+    if only || cursor || lock || overriding || variadic { Rewrite::Skip } else { Rewrite::Keep }
 }
 
 /// The escape character of `U&"..." UESCAPE '!'`.

@@ -318,8 +318,8 @@ fn as_postgresql_parses() {
     let mut wrong = Vec::new();
     let mut total = 0;
     let mut whole = 0;
+    let mut unread = Vec::new();
     for truth in cases::<Truth>("oracle") {
-        total += 1;
         let text = Texts::default().intern(Dialect::Postgresql, truth.text.as_bytes());
         let count = text.parts().len();
         if count != truth.parts.len() {
@@ -335,7 +335,14 @@ fn as_postgresql_parses() {
             continue;
         }
         let analysis = text.analysis();
-        whole += usize::from(analysis.statement_complete);
+        let opaque = analysis.statement_effects.iter().any(|e| matches!(e, Effect::Execute | Effect::Call));
+        if !opaque {
+            total += 1;
+            whole += usize::from(analysis.statement_complete);
+            if !analysis.statement_complete {
+                unread.push(truth.text.clone());
+            }
+        }
         let names: Vec<&str> = analysis.statement_relations.iter().map(|r| &*r.name).collect();
         let missing = truth.relations.iter().filter(|name| !names.contains(&name.as_str())).count();
         let more = names.iter().filter(|name| !truth.relations.iter().any(|t| t == *name)).count();
@@ -352,7 +359,8 @@ fn as_postgresql_parses() {
         }
     }
     assert!(wrong.is_empty(), "{} of {total} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(whole * 100 >= total * 90, "{whole} of {total} read whole");
+    // The parser does not know all of PostgreSQL: what it does not know is scanned, and says so.
+    assert!(whole * 100 >= total * 96, "{whole} of {total} read whole, not:\n{}", unread.join("\n"));
 }
 
 fn is_kind(kind: &str, operation: &str) -> bool {
