@@ -209,18 +209,18 @@ fn the_index_agrees_with_asking_every_rule() {
         for agent in ["", "cursor"] {
             let subject = subject(&analysis, agent);
             // Many rules, so that the one asked about is not in the first word of the index.
-            for at in 0..matchings.len() {
+            for wanted in matchings {
                 let text: String = (0..70)
                     .map(|n| {
                         rule(&format!("x{n}"), "enforce", "{database: {namespace: [elsewhere]}}", "kill", "")
                     })
-                    .chain([rule("wanted", "enforce", matchings[at], "alert", "  onUnknown: allow\n")])
+                    .chain([rule("wanted", "enforce", wanted, "alert", "  onUnknown: allow\n")])
                     .collect();
                 let policies = Policies::load(&[Source { file: "t", text: &text }]).unwrap();
                 let policy = policies.iter().last().unwrap();
                 let expected = matches(&policy.matching, &subject, Quantifier::Any, true);
                 let verdict = judge(&policies, &subject);
-                assert_eq!(&*verdict.policy_rule == "wanted", expected, "{sql} {agent} {}", matchings[at]);
+                assert_eq!(&*verdict.policy_rule == "wanted", expected, "{sql} {agent} {wanted}");
             }
         }
     }

@@ -224,7 +224,7 @@ impl Reader<'_> {
                 match field(&fields, "name") {
                     Some(node) => name = self.text(node, "metadata.name"),
                     None => {
-                        self.problem(metadata, "metadata.name is missing: events name the rule by it".into())
+                        self.problem(metadata, "metadata.name is missing: events name the rule by it".into());
                     }
                 }
             }
@@ -246,12 +246,11 @@ impl Reader<'_> {
                 self.word(node, "spec.mode", &[("monitor", Mode::Monitor), ("enforce", Mode::Enforce)])
             })
             .unwrap_or_default();
-        let matching = match field(&fields, "match") {
-            Some(node) => self.matching(node, "spec.match"),
-            None => {
-                self.problem(spec, "spec.match is missing: write 'match: {}' for every statement".into());
-                Match::default()
-            }
+        let matching = if let Some(node) = field(&fields, "match") {
+            self.matching(node, "spec.match")
+        } else {
+            self.problem(spec, "spec.match is missing: write 'match: {}' for every statement".into());
+            Match::default()
         };
         let except = field(&fields, "except").map_or_else(Vec::new, |node| {
             let blocks = self.list(node, "spec.except");

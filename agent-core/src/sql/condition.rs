@@ -212,11 +212,16 @@ fn is_constant(expr: &Expr, depth: u32) -> bool {
     depth < 24
         && match expr {
             Expr::Value(value) => !matches!(value.value, Value::Placeholder(_)),
-            Expr::Nested(e) | Expr::UnaryOp { expr: e, .. } | Expr::Cast { expr: e, .. } => deeper(e),
+            Expr::Nested(e)
+            | Expr::UnaryOp { expr: e, .. }
+            | Expr::Cast { expr: e, .. }
+            | Expr::IsNull(e)
+            | Expr::IsNotNull(e)
+            | Expr::IsTrue(e)
+            | Expr::IsFalse(e) => deeper(e),
             Expr::BinaryOp { left, right, .. } => deeper(left) && deeper(right),
             Expr::Tuple(values) => values.iter().all(deeper),
             Expr::Subquery(_) | Expr::Case { .. } | Expr::Exists { .. } => true, // `fold` looks for itself
-            Expr::IsNull(e) | Expr::IsNotNull(e) | Expr::IsTrue(e) | Expr::IsFalse(e) => deeper(e),
             Expr::InList { expr, list, .. } => deeper(expr) && list.iter().all(deeper),
             _ => false,
         }

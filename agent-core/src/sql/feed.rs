@@ -190,11 +190,10 @@ fn translate(dialect: Dialect, text: &[u8], token: Token, escape: char) -> Optio
         Kind::Name => {
             Fed::make_word(&name(bytes, escape), Some(if bytes.first() == Some(&b'`') { '`' } else { '"' }))
         }
-        Kind::String => Fed::SingleQuotedString(value(text, token).into_owned()),
         Kind::Escaped if dialect == Dialect::Postgresql => {
             Fed::EscapedStringLiteral(value(text, token).into_owned())
         }
-        Kind::Escaped => Fed::SingleQuotedString(value(text, token).into_owned()),
+        Kind::String | Kind::Escaped => Fed::SingleQuotedString(value(text, token).into_owned()),
         Kind::Unicode => Fed::UnicodeStringLiteral(unicode(&value(text, token), escape)),
         Kind::Dollar => {
             Fed::DollarQuotedString(DollarQuotedString { value: value(text, token).into_owned(), tag: None })
@@ -301,7 +300,8 @@ pub(super) fn value(text: &[u8], token: Token) -> Cow<'_, str> {
             let open = bytes.iter().position(|&b| matches!(b, b'\'' | b'"')).unwrap_or(0);
             let quote = bytes.get(open).copied().unwrap_or(b'\'');
             let inner = inside(bytes, open + 1, 1, quote);
-            if !inner.contains(&quote) && !(token.kind == Kind::Escaped && inner.contains(&b'\\')) {
+            let escapes = token.kind == Kind::Escaped && inner.contains(&b'\\');
+            if !escapes && !inner.contains(&quote) {
                 return String::from_utf8_lossy(inner);
             }
             let plain =
@@ -324,11 +324,9 @@ fn undouble(inner: &[u8], quote: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter().copied().peekable();
     while let Some(b) = bytes.next() {
-        if b == quote {
-            if bytes.next_if_eq(&quote).is_none() {
-                continued(&mut bytes, quote);
-                continue;
-            }
+        if b == quote && bytes.next_if_eq(&quote).is_none() {
+            continued(&mut bytes, quote);
+            continue;
         }
         out.push(b);
     }

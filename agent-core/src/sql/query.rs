@@ -28,7 +28,9 @@ pub(super) fn read(dialect: Dialect, statement: &Statement, draft: &mut Draft) -
     };
     let _ = statement.visit(&mut walk);
     let aside = std::mem::take(&mut walk.aside);
-    aside.iter().for_each(|word| draft.mention(word));
+    for word in &aside {
+        draft.mention(word);
+    }
     true
 }
 
@@ -227,13 +229,14 @@ impl Walk<'_> {
         self.draft.literal_bound = true;
         match meaning {
             Arguments::Plain => {}
-            Arguments::Setting => match arguments.first().and_then(literal) {
-                Some(setting) => function::set(&setting, self.draft),
-                None => {
+            Arguments::Setting => {
+                if let Some(setting) = arguments.first().and_then(literal) {
+                    function::set(&setting, self.draft);
+                } else {
                     self.draft.effect(Effect::Admin);
                     self.draft.incomplete = true;
                 }
-            },
+            }
             Arguments::Sequence => {
                 if let Some(name) = arguments.first().and_then(literal) {
                     self.draft.relation(&name, Access::Write);
@@ -342,7 +345,9 @@ impl Visitor for Walk<'_> {
                 self.draft.effect(Effect::Delete);
                 let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
                 if delete.tables.is_empty() {
-                    from.iter().for_each(|table| self.write_factor(&table.relation));
+                    for table in from {
+                        self.write_factor(&table.relation);
+                    }
                 }
                 for name in &delete.tables {
                     self.written.push(address(name));

@@ -209,9 +209,8 @@ impl<'a> Scan<'a> {
         while let Some(kind) = self.words.kind(end) {
             match kind {
                 Kind::Open => depth += 1,
-                Kind::Close if depth == 0 => break,
+                Kind::Close | Kind::Semicolon if depth == 0 => break,
                 Kind::Close => depth -= 1,
-                Kind::Semicolon if depth == 0 => break,
                 // `FOR r IN SELECT ... LOOP`
                 Kind::Word if depth == 0 && self.words.is(end, "loop") => break,
                 _ => {}
@@ -492,17 +491,13 @@ fn unbounded(words: &Words<'_>) -> bool {
     for at in words.at..words.kept.len() {
         match words.kind(at) {
             Some(Kind::Open) => depth += 1,
-            Some(Kind::Close) if depth == 0 => {
+            Some(Kind::Close | Kind::Semicolon) if depth == 0 => {
                 end = at;
                 break;
             }
             Some(Kind::Close) => depth -= 1,
-            Some(Kind::Semicolon) if depth == 0 => {
-                end = at;
-                break;
-            }
             Some(Kind::Word) if depth == 0 && start.is_none() && words.is(at, "where") => {
-                start = Some(at + 1)
+                start = Some(at + 1);
             }
             Some(Kind::Word) if depth == 0 && words.any(at, ENDS) => {
                 end = at;

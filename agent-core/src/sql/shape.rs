@@ -287,6 +287,8 @@ impl Fnv {
 /// The fingerprint's hash of any bytes.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     let mut hash = Fnv::default();
-    bytes.iter().for_each(|&b| hash.byte(b));
+    for &byte in bytes {
+        hash.byte(byte);
+    }
     hash.finish()
 }

@@ -327,9 +327,10 @@ impl Lexer<'_> {
         let quote = self.peek(1) == Some(b'\'');
         let unicode = self.peek(1) == Some(b'&');
         match (self.dialect, first) {
-            (Dialect::Postgresql, b'e' | b'E') if quote => return self.string(1, true),
+            (Dialect::Postgresql, b'e' | b'E') | (Dialect::Mysql, b'n' | b'N') if quote => {
+                return self.string(1, true);
+            }
             (Dialect::Postgresql | Dialect::Tsql, b'n' | b'N') if quote => return self.string(1, false),
-            (Dialect::Mysql, b'n' | b'N') if quote => return self.string(1, true),
             (Dialect::Postgresql | Dialect::Mysql, b'b' | b'B' | b'x' | b'X') if quote => {
                 self.string(1, false);
                 return Kind::Bits;

@@ -61,7 +61,9 @@ fn load(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
         return Some(());
     }
     draft.operation.push_str(if words.is(words.at, "data") { " DATA" } else { " XML" });
-    [Effect::Insert, Effect::CopyIn, Effect::File].into_iter().for_each(|e| draft.effect(e));
+    for effect in [Effect::Insert, Effect::CopyIn, Effect::File] {
+        draft.effect(effect);
+    }
     words.at = words.find("into")? + 1;
     words.eat("table");
     let name = words.name()?;

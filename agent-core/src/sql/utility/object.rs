@@ -210,7 +210,7 @@ pub(super) fn create(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
                 }
                 words.at = open;
             }
-            query_behind_as(words, draft, is_plain_view)?;
+            query_behind_as(words, draft, is_plain_view);
         }
         Class::Attached if is_rule => {
             if let Some(to) = words.find("to") {
@@ -239,7 +239,7 @@ pub(super) fn create(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
 }
 
 /// `CREATE ... AS query`: a view only names what it will read, a table or materialized view reads it now.
-fn query_behind_as(words: &mut Words<'_>, draft: &mut Draft, is_view: bool) -> Option<()> {
+fn query_behind_as(words: &mut Words<'_>, draft: &mut Draft, is_view: bool) {
     let mut from = words.at;
     let start = loop {
         words.at = from;
@@ -251,7 +251,7 @@ fn query_behind_as(words: &mut Words<'_>, draft: &mut Draft, is_view: bool) -> O
         }
         from = at + 1;
     };
-    let Some(start) = start else { return Some(()) };
+    let Some(start) = start else { return };
     let mut inner = words.kept.get(start..).unwrap_or_default();
     let mut no_data = false;
     let tail = |inner: &[Kept], back: usize, word: &str| {
@@ -284,11 +284,12 @@ fn query_behind_as(words: &mut Words<'_>, draft: &mut Draft, is_view: bool) -> O
         let mut found = found;
         let summary = found.take_summary();
         draft.absorb(named);
-        summary.iter().for_each(|word| draft.mention(word));
+        for word in &summary {
+            draft.mention(word);
+        }
     } else {
         draft.absorb(found);
     }
-    Some(())
 }
 
 pub(super) fn alter(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
