@@ -1,12 +1,149 @@
-//! stub
+//! The numbers, each against its peer in the same run: tables for a person, JSON for a machine.
+
 use std::process::ExitCode;
-/// stub
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use crate::build::{self, Profile};
+use crate::setup::{self, Need};
+use crate::terminal;
+
+mod conditions; // this machine -> what a number hangs on
+mod load; // pgbench -> transactions
+mod overhead; // what watching costs the database
+mod pipeline; // how fast captured bytes become statements
+mod store; // how fast events become rows, and how small
+
+/// Measure, each number against its peers in the same run.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  cargo xtask bench
+  cargo xtask bench overhead --rounds 5 --seconds 10
+  cargo xtask bench pipeline --json")]
+pub struct Args {
+    /// Only this one: overhead, pipeline or store
+    name: Option<String>,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Rounds of `overhead`: every configuration runs once in each
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Seconds of each run in `overhead`
+    #[arg(long, default_value_t = 8)]
+    seconds: u32,
+    /// Transactions recorded for `pipeline`
+    #[arg(long, default_value_t = 300_000)]
+    transactions: u32,
+    /// Rows stored in `store`
+    #[arg(long, default_value_t = 2_000_000)]
+    rows: u32,
+}
+
+/// A table: what was measured, its heads, its lines.
+struct Table {
+    title: String,
+    heads: Vec<&'static str>,
+    lines: Vec<Vec<String>>,
+}
+
+const NAMES: &[&str] = &["overhead", "pipeline", "store"];
+
 impl Args {
     /// Runs the command.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let Self {} = self;
-        anyhow::bail!("not built yet")
+    pub fn run(self) -> Result<ExitCode> {
+        if let Some(name) = &self.name
+            && !NAMES.contains(&name.as_str())
+        {
+            bail!("there is no bench {name:?}; there are {}", NAMES.join(", "));
+        }
+        if !rustix::process::geteuid().is_root() {
+            bail!("weir loads kernel programs: run this as root");
+        }
+        setup::ensure(&[Need::Build, Need::Engine, Need::Postgres, Need::Peers])?;
+        terminal::headline("Build");
+        let weir = build::weir(Profile::Release)?;
+        let conditions = conditions::now();
+        let mut results = json!({ "conditions": conditions });
+        for name in NAMES.iter().filter(|n| self.name.as_ref().is_none_or(|only| only == **n)) {
+            terminal::headline(name);
+            let (value, table) = match *name {
+                "overhead" => overhead::run(&weir, self.rounds, self.seconds)?,
+                "pipeline" => pipeline::run(&weir, self.transactions)?,
+                _ => store::run(self.rows)?,
+            };
+            results[*name] = value;
+            if !self.json {
+                print(&table);
+            }
+        }
+        if self.json {
+            println!("{results}");
+        } else {
+            println!("\nMeasured on: {}", conditions::sentence(&conditions));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(table: &Table) {
+    println!("\n{}", table.title);
+    let width = |column: usize| {
+        let cells = table.lines.iter().filter_map(|l| l.get(column)).map(|c| c.chars().count());
+        cells.chain([table.heads[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..table.heads.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells = cells.zip(&widths).enumerate();
+        let padded = cells.map(|(n, (c, w))| if n == 0 { format!("{c:<w$}") } else { format!("{c:>w$}") });
+        padded.collect::<Vec<_>>().join("  ")
+    };
+    println!("  {}", line(&mut table.heads.iter().copied()));
+    for cells in &table.lines {
+        println!("  {}", line(&mut cells.iter().map(String::as_str)));
+    }
+}
+
+/// The value in the middle; of none, not a number.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        _ => sorted[middle],
+    }
+}
+
+/// 1234567 -> `1,234,567`.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) && digit.is_ascii_digit() {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A JSON number rounded to four places: what is measured is not known better.
+fn rounded(number: f64) -> Value {
+    json!((number * 10_000.0).round() / 10_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn middles_and_groups() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9 && (median(&[4.0, 1.0]) - 2.5).abs() < 1e-9);
+        assert!(median(&[]).is_nan());
+        assert_eq!(grouped(1_234_567.0), "1,234,567");
+        assert_eq!((grouped(12.0), grouped(123.4)), ("12".to_owned(), "123".to_owned()));
     }
 }
