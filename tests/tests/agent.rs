@@ -49,10 +49,12 @@ fn doubled(clickhouse: &ClickHouse) -> Result<u64> {
     clickhouse.number(&format!("SELECT count() - uniqExact(event_id) FROM {TABLE}"))
 }
 
-fn lost(clickhouse: &ClickHouse, port: u16) -> Result<u64> {
-    clickhouse.number(&format!(
-        "SELECT countIf(event_kind = 'loss' AND error_type != 'agent_down') + sum(capture_lost_before) FROM {TABLE} \
-         WHERE server_port IN ({port}, 0)"
+/// Every loss on this port, and those that belong to no connection, in words; empty where there is none.
+fn losses(clickhouse: &ClickHouse, port: u16) -> Result<String> {
+    clickhouse.query(&format!(
+        "SELECT event_kind, error_type, capture_lost_before, client_port, substring(db_query_text, 1, 40) FROM {TABLE} \
+         WHERE server_port IN ({port}, 0) AND error_type != 'agent_down' \
+         AND (event_kind = 'loss' OR capture_lost_before > 0) LIMIT 20 FORMAT TSV"
     ))
 }
 
@@ -103,7 +105,8 @@ fn a_clickhouse_that_stops_and_dies_loses_and_doubles_nothing() -> Result<()> {
     assert!(agent.stop()?.success(), "{}", agent.said());
     assert_eq!(stored, transactions);
     assert_eq!(clickhouse.number(&sql)?, transactions);
-    assert_eq!((doubled(&clickhouse)?, lost(&clickhouse, server.port)?), (0, 0));
+    assert_eq!(doubled(&clickhouse)?, 0);
+    assert_eq!(losses(&clickhouse, server.port)?, "");
     second.stop()?;
     Ok(())
 }
@@ -119,7 +122,12 @@ fn an_agent_that_is_killed_is_noticed_by_nobody_but_the_receipts() -> Result<()>
     assert!(!engines.is_empty(), "the embedded engine is a child");
 
     let load = pgbench(&server, 14)?;
-    let sql = statements(server.port, "pgbench");
+    // Sessions that the second agent adopts had prepared their statement before: those events have no text.
+    let sql = format!(
+        "SELECT count() FROM {TABLE} WHERE event_kind = 'statement' AND server_port = {} \
+         AND process_executable_path LIKE '%pgbench'",
+        server.port
+    );
     let before = wait_for(&clickhouse, &sql, |n| n > 1_000)?;
     agent.kill()?;
     kernel::wait_gone(&held)?;

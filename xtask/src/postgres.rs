@@ -20,9 +20,9 @@ pub struct Postgres {
     pub port: u16,
 }
 
-/// The directory of the server's programs: `WEIR_POSTGRES_BIN`, or the newest of the distribution.
+/// The directory of the server's programs: `XTASK_POSTGRES_BIN`, or the newest of the distribution.
 pub fn directory() -> Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("WEIR_POSTGRES_BIN") {
+    if let Some(dir) = std::env::var_os("XTASK_POSTGRES_BIN") {
         return Ok(dir.into());
     }
     let versions =

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 
 /// The environment variable that names a run: everything that the run starts inherits it.
-pub const RUN: &str = "WEIR_RUN";
+pub const RUN: &str = "XTASK_RUN";
 
 /// Name of this run, short: the variable, or this process's id.
 pub fn run() -> String {

@@ -170,7 +170,7 @@ fn end_to_end(filter: &Filter, tally: &mut Tally) {
         "--test-threads=1",
         &filter.0,
     ]);
-    cargo.env("WEIR_BIN", weir).env(scratch::RUN, &run);
+    cargo.env("XTASK_WEIR", weir).env(scratch::RUN, &run);
     tally.tests("end to end", "real servers, real clients; some minutes", &mut cargo);
     tally.check("nothing is left behind", || {
         let traces = scratch::traces(&run);

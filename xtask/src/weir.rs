@@ -20,9 +20,9 @@ pub struct Weir {
     ended: Option<ExitStatus>,
 }
 
-/// The binary under test: `WEIR_BIN`, or the release build, or the debug build.
+/// The binary under test: `XTASK_WEIR`, or the release build, or the debug build.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("WEIR_BIN") {
+    if let Some(path) = std::env::var_os("XTASK_WEIR") {
         return Ok(path.into());
     }
     let target = build::target();
