@@ -42,6 +42,14 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         probe: || right(Right::CAP_SYS_PTRACE),
     },
     Capability {
+        name: "CAP_DAC_READ_SEARCH",
+        need: Need::Optional,
+        since: "",
+        cure: "run as root, or give the capability",
+        blind: "environment and sockets of processes of other users",
+        probe: || right(Right::CAP_DAC_READ_SEARCH),
+    },
+    Capability {
         name: "CAP_SYS_ADMIN",
         need: Need::Optional,
         since: "",
@@ -76,11 +84,15 @@ pub(super) const CAPABILITIES: &[Capability] = &[
 ];
 
 fn right(right: Right) -> Answer {
+    let has = |right| caps::has_cap(None, CapSet::Effective, right).unwrap_or(false);
+    // Who may write everything may read everything.
+    let stands_in = right == Right::CAP_DAC_READ_SEARCH && has(Right::CAP_DAC_OVERRIDE);
     // Before 5.8 CAP_SYS_ADMIN stood for CAP_BPF and CAP_PERFMON, and it still does.
     let stands_for = matches!(right, Right::CAP_BPF | Right::CAP_PERFMON);
-    let has = |right| caps::has_cap(None, CapSet::Effective, right).unwrap_or(false);
     if has(right) {
         Answer::ok("effective")
+    } else if stands_in {
+        Answer::ok("by CAP_DAC_OVERRIDE")
     } else if stands_for && has(Right::CAP_SYS_ADMIN) {
         Answer::ok("by CAP_SYS_ADMIN")
     } else {

@@ -44,7 +44,8 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "cgroup_skb programs",
         need: Need::Required,
         since: "4.10",
-        cure: "give CAP_BPF and CAP_NET_ADMIN; a kernel with CONFIG_CGROUP_BPF",
+        cure: "give CAP_BPF and CAP_NET_ADMIN, and a seccomp profile that lets bpf(2) through; a kernel with \
+               CONFIG_CGROUP_BPF",
         blind: "everything: packets are taken by these programs",
         probe: || program(ProgramType::CgroupSkb),
     },
@@ -52,7 +53,8 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "sock_ops programs",
         need: Need::Required,
         since: "4.13",
-        cure: "give CAP_BPF and CAP_NET_ADMIN; a kernel with CONFIG_CGROUP_BPF",
+        cure: "give CAP_BPF and CAP_NET_ADMIN, and a seccomp profile that lets bpf(2) through; a kernel with \
+               CONFIG_CGROUP_BPF",
         blind: "where connections begin and end",
         probe: || program(ProgramType::SockOps),
     },
@@ -60,7 +62,8 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "raw tracepoints",
         need: Need::Required,
         since: "4.17",
-        cure: "give CAP_BPF and CAP_PERFMON; a kernel with CONFIG_BPF_EVENTS",
+        cure: "give CAP_BPF and CAP_PERFMON, and a seccomp profile that lets bpf(2) through; a kernel with \
+               CONFIG_BPF_EVENTS",
         blind: "processes that start and end",
         probe: || program(ProgramType::RawTracePoint),
     },
@@ -68,7 +71,7 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "ring buffer",
         need: Need::Required,
         since: "5.8",
-        cure: "give CAP_BPF; run a kernel of at least 5.8",
+        cure: "give CAP_BPF, and a seccomp profile that lets bpf(2) through; run a kernel of at least 5.8",
         blind: "everything: what is captured comes through it",
         probe: ring_buffer,
     },
