@@ -5,7 +5,7 @@ use crate::connection::Connection;
 use crate::exchange::{Blindness, Loss, Session, Statement};
 use crate::protocol::Sink;
 use crate::segment::{Flags, Nanos, Segment, Side};
-use crate::sql::Texts;
+use crate::sql::{Dialect, Texts};
 use crate::stream::{Ordered, Stream};
 
 /// Counts what comes and checks what must always be true of it.
@@ -161,4 +161,49 @@ pub fn stream(data: &[u8]) {
         stream.expire(Nanos(time), 0, &mut out);
     }
     stream.flush(Nanos(time), &mut out);
+}
+
+/// A statement's text, the first byte its dialect: whatever it is, there is an answer, and the parts are parts.
+pub fn sql(data: &[u8]) {
+    let Some((&dialect, text)) = data.split_first() else { return };
+    let dialect = match dialect & 3 {
+        0 => Dialect::Postgresql,
+        1 => Dialect::Mysql,
+        2 => Dialect::Tsql,
+        _ => Dialect::Clickhouse,
+    };
+    let mut texts = Texts::default();
+    let whole = texts.intern(dialect, text);
+    assert_eq!(whole.bytes(), text, "a text is kept as it was sent");
+    let again = texts.intern(dialect, text);
+    assert!(std::sync::Arc::ptr_eq(&whole, &again), "each text is kept once");
+    for part in whole.parts() {
+        assert!(part.bytes().len() <= text.len(), "a part is no longer than the whole");
+        assert!(part.analysis().redacted.len() <= 64 + 8 * text.len(), "redaction does not multiply a text");
+    }
+    let _ = whole.analysis();
+}
+
+#[cfg(test)]
+mod tests {
+    /// Runs every body over its kept corpus, so that a finding stays found.
+    #[test]
+    fn the_kept_corpus() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        let bodies: [(&str, fn(&[u8])); 4] = [
+            ("postgresql", super::postgresql),
+            ("connection", super::connection),
+            ("stream", super::stream),
+            ("sql", super::sql),
+        ];
+        for (name, body) in bodies {
+            let mut inputs = 0;
+            for entry in std::fs::read_dir(corpus.join(name)).expect("a corpus for each target") {
+                let bytes = std::fs::read(entry.expect("a file").path()).expect("readable");
+                body(&bytes);
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{name}: no corpus");
+        }
+    }
 }

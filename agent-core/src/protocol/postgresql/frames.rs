@@ -147,6 +147,10 @@ impl Frames {
     }
 
     fn bytes<R: Receiver>(&mut self, mut rest: &[u8], time: Nanos, receiver: &mut R) {
+        if receiver.style() == Style::Stop {
+            self.at = At::Boundary;
+            return;
+        }
         while !rest.is_empty() {
             match &mut self.at {
                 At::Boundary => match receiver.style() {

@@ -337,7 +337,8 @@ impl Machine {
     pub(super) fn answers_missing(&mut self, elided: bool, context: &mut Context<'_>) {
         self.idle = None;
         if self.phase != Phase::Ready {
-            if self.phase != Phase::Stop {
+            // What the client sends next tells what the server has said about encryption.
+            if !matches!(self.phase, Phase::Stop | Phase::Encryption { .. }) {
                 self.phase = Phase::Ready;
                 self.hole = Some(Hole { owed: 0, requests: false });
                 self.announce(context);

@@ -21,7 +21,7 @@ impl Machine {
 
     /// A message of the client.
     pub(super) fn request(&mut self, message: &Message<'_>, context: &mut Context<'_>) {
-        if self.phase == Phase::Startup {
+        if matches!(self.phase, Phase::Startup | Phase::Encryption { .. }) {
             self.startup(message, context);
             return;
         }
@@ -66,7 +66,12 @@ impl Machine {
                 self.settings = super::settings::Settings::new(startup::session(parameters, &mut session));
                 self.session = Arc::new(session);
             }
-            Packet::Unknown => self.phase = Phase::Stop,
+            Packet::Unknown => {
+                if self.phase == (Phase::Encryption { gss: true }) {
+                    context.sink.blind(Blindness::Gss);
+                }
+                self.phase = Phase::Stop;
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::testing::{Owned, Sent, cases, check, run, script, segments};
+use crate::testing::{Owned, Part, Sent, cases, check, run, script, segments};
 
 #[test]
 fn recorded_sessions() {
@@ -65,6 +65,11 @@ fn any_case() -> impl Strategy<Value = String> {
     proptest::sample::select(cases("postgresql"))
 }
 
+/// All but the one that holds a query where ciphertext should be: whoever misses its beginning takes it for one.
+fn any_plain_case() -> impl Strategy<Value = String> {
+    any_case().prop_filter("plain text in place of TLS", |case| !case.ends_with("/tls"))
+}
+
 /// `PROPTEST_CASES` asks for more.
 fn cases_to_try() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(128)
@@ -109,8 +114,10 @@ proptest! {
             pieces.insert(to, Owned { time, ..copy });
         }
         let got = run(&pieces, begins, 0);
-        // Joined midstream, where the first piece falls decides what is seen first.
-        if begins {
+        // Joined midstream, where the first piece falls decides what is seen first; and a hole is noticed when what
+        // follows it comes.
+        let holes = script.iter().any(|sent| sent.parts.iter().any(|part| !matches!(part, Part::Bytes(_))));
+        if begins && !holes {
             prop_assert_eq!(got, want, "{}", case);
         }
     }
@@ -138,7 +145,7 @@ proptest! {
     /// Whatever is missing: nothing is invented, and it is said.
     #[test]
     fn a_missing_segment_is_a_loss(
-        case in any_case(),
+        case in any_plain_case(),
         lengths in lengths(),
         missing in proptest::collection::vec(any::<prop::sample::Index>(), 1..3),
     ) {
@@ -166,10 +173,10 @@ proptest! {
 
     /// Joined at any message: what is recognised are the original statements.
     #[test]
-    fn joined_midstream(case in any_case(), from in any::<prop::sample::Index>()) {
+    fn joined_midstream(case in any_plain_case(), from in any::<prop::sample::Index>()) {
         let script = script(&case);
-        let want = run(&segments(&script, || usize::MAX), true, 0);
         let pieces = segments(&script, || usize::MAX);
+        let want = run(&pieces, !case.contains("midstream"), 0);
         let from = from.index(pieces.len());
         let got = run(&pieces[from..], false, 0);
         if let Err(error) = is_subset(&got, &want) {
