@@ -65,9 +65,7 @@ impl Connection {
         let reading = &mut self.reading;
         let mut needs = 0;
         if segment.flags.ack && !segment.flags.rst {
-            peer.acknowledged(segment.acknowledgment, segment.time, own.position(), &mut |ordered, time| {
-                reading.take(to, ordered, time, texts, sink);
-            });
+            peer.acknowledged(segment.acknowledgment);
             needs = peer.offset(segment.acknowledgment);
         }
         if segment.flags.rst {
@@ -83,7 +81,8 @@ impl Connection {
         self.ended |= a.is_finished() && b.is_finished();
     }
 
-    /// Hands on what one direction held back for the other, and gives up what was waited for long enough.
+    /// Hands on what one direction held back for the other, and gives up what is lost. An acknowledgment that came
+    /// with bytes behind a hole of their own says nothing before that hole is settled.
     fn pump(&mut self, time: Nanos, texts: &mut Texts, sink: &mut dyn Sink) {
         let reading = &mut self.reading;
         let [a, b] = &mut self.streams;
@@ -91,12 +90,14 @@ impl Connection {
             let before = (a.position(), b.position());
             a.drain(b.position(), &mut |ordered, time| reading.take(Side::A, ordered, time, texts, sink));
             b.drain(a.position(), &mut |ordered, time| reading.take(Side::B, ordered, time, texts, sink));
-            a.expire(time, b.position(), &mut |ordered, time| {
-                reading.take(Side::A, ordered, time, texts, sink);
-            });
-            b.expire(time, a.position(), &mut |ordered, time| {
-                reading.take(Side::B, ordered, time, texts, sink);
-            });
+            if !b.has_open_hole() {
+                let peer = b.position();
+                a.expire(time, peer, &mut |ordered, time| reading.take(Side::A, ordered, time, texts, sink));
+            }
+            if !a.has_open_hole() {
+                let peer = a.position();
+                b.expire(time, peer, &mut |ordered, time| reading.take(Side::B, ordered, time, texts, sink));
+            }
             if before == (a.position(), b.position()) {
                 return;
             }

@@ -156,7 +156,7 @@ pub fn stream(data: &[u8]) {
         };
         stream.segment(&segment, 0, 0, &mut out);
         if a & 0x40 != 0 {
-            stream.acknowledged(origin.wrapping_add(end as u32), Nanos(time), 0, &mut out);
+            stream.acknowledged(origin.wrapping_add(end as u32));
         }
         stream.expire(Nanos(time), 0, &mut out);
     }

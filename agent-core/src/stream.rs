@@ -121,7 +121,7 @@ impl Stream {
             }
             self.hold(self.offset(sequence), segment, needs);
             self.drain(peer, out);
-            self.bound(segment.time, peer, out);
+            self.bound(segment.time, out);
         }
         if segment.flags.fin && !segment.flags.syn {
             self.fin = Some(self.offset(sequence.wrapping_add(segment.length)));
@@ -190,15 +190,9 @@ impl Stream {
         }
     }
 
-    /// The peer has received everything before `number`. What was not seen of it is lost, at once or, with
-    /// patience, once [`Stream::expire`] says so.
-    pub fn acknowledged(
-        &mut self,
-        number: u32,
-        time: Nanos,
-        peer: u64,
-        out: &mut impl FnMut(Ordered<'_>, Nanos),
-    ) {
+    /// The peer has received everything before `number`. What was not seen of it is lost, at once or after some
+    /// patience: [`Stream::expire`] decides.
+    pub fn acknowledged(&mut self, number: u32) {
         if !self.started {
             self.start(number);
             return;
@@ -206,10 +200,12 @@ impl Stream {
         let offset = self.offset(number);
         if offset > self.acked && offset <= self.next.saturating_add(WINDOW as u64) {
             self.acked = offset;
-            if self.patience == 0 && offset > self.next {
-                self.give_up(time, peer, out);
-            }
         }
+    }
+
+    /// True where segments wait for a hole of which it is not known whether the peer has received its bytes.
+    pub fn has_open_hole(&self) -> bool {
+        self.acked <= self.next && self.held.keys().next().is_some_and(|&first| first > self.next)
     }
 
     /// Gives up holes that have been waited for long enough. Call it as capture time goes on.
@@ -269,7 +265,7 @@ impl Stream {
 
     /// Keeps what is held within its bound. What follows a hole without another hole is the stream, and the hole
     /// is lost; scattered segments are not to be trusted, and the farthest go.
-    fn bound(&mut self, time: Nanos, peer: u64, out: &mut impl FnMut(Ordered<'_>, Nanos)) {
+    fn bound(&mut self, time: Nanos, out: &mut impl FnMut(Ordered<'_>, Nanos)) {
         if self.held_bytes <= HELD_MAX {
             return;
         }
@@ -292,7 +288,6 @@ impl Stream {
                 self.held_bytes -= held.cost();
             }
         }
-        let _ = peer;
     }
 
     /// The connection is gone: hands on what is held, with its holes.

@@ -484,7 +484,7 @@ impl Machine {
                         self.end_without_tag(item, context);
                     }
                 }
-                Some(Expect::Parse { undo, .. }) => self.statements.doubt(&undo),
+                Some(Expect::Parse { undo, .. }) => undo.doubt(),
                 Some(_) => {}
             }
         }

@@ -157,9 +157,11 @@ impl Machine {
 
     /// The statement behind a name, unless missing requests may have changed it.
     pub(super) fn prepared(&mut self, name: &[u8]) -> Option<Arc<Prepared>> {
-        let suspect = self.suspect;
+        let (suspect, group) = (self.suspect, self.group);
         let prepared = self.statements.get(name)?;
-        suspect.is_none_or(|group| prepared.group >= group).then(|| Arc::clone(prepared))
+        let known = suspect.is_none_or(|since| prepared.group >= since)
+            && (prepared.doubtful.get().is_none() || prepared.group == group);
+        known.then(|| Arc::clone(prepared))
     }
 
     /// Changes the session from here on: for statements that wait for their answers too.
@@ -274,14 +276,14 @@ impl Machine {
             Expect::Execute | Expect::Function => 1,
             Expect::Query(left) => left as usize,
             Expect::Parse { undo, .. } => {
-                // Whether the server has refused it will not be known.
-                drop(undo);
+                undo.doubt();
                 0
             }
             _ => 0,
         };
         for _ in 0..statements {
             let Some(mut item) = self.items.pop_front() else { return };
+            item.undo.iter().for_each(Undo::doubt);
             item.statement.error = "answer_lost";
             item.statement.complete = false;
             item.statement.first_byte = None;
@@ -295,9 +297,6 @@ impl Machine {
         let requests = self.hole.as_ref().is_some_and(|hole| hole.requests);
         self.hole = Some(Hole { owed: self.owed, requests });
         for expect in std::mem::take(&mut self.expected) {
-            if let Expect::Parse { undo, .. } = &expect {
-                self.statements.doubt(undo);
-            }
             self.abandon_one(expect, context);
         }
         self.items.clear();
@@ -345,12 +344,15 @@ impl Machine {
             }
             return;
         }
+        if !elided && let Some(item) = &mut self.finished {
+            item.statement.complete = false; // the Sync behind it may have failed
+        }
         if self.suspect.is_some() && !elided {
             self.forget_names();
         }
         // One answer is under way, and it is to one statement: the end of it will be recognised.
         if self.hole.is_none() && self.owed <= 1 && self.items.len() <= 1 {
-            self.holed = true;
+            self.holed = self.owed > 0;
             if !elided && let Some(item) = self.items.front_mut() {
                 item.statement.complete = false;
             }

@@ -23,6 +23,9 @@ pub(super) struct Prepared {
     pub(super) described: OnceLock<Box<[u32]>>,
     /// False where part of the text is missing.
     pub(super) complete: bool,
+    /// Set where the server's answer was not seen: it may have refused the statement, and the name mean another.
+    /// Within its Sync group that does not matter, as nothing is executed behind a refusal.
+    pub(super) doubtful: OnceLock<()>,
     /// Request bytes and time of the Parse message, and the Sync group that it came in.
     pub(super) size: u64,
     pub(super) started: Nanos,
@@ -42,6 +45,15 @@ pub(super) struct Undo {
     name: Box<[u8]>,
     now: Option<Arc<Prepared>>,
     before: Option<Arc<Prepared>>,
+}
+
+impl Undo {
+    /// It is not known whether the message that changed the name has failed.
+    pub(super) fn doubt(&self) {
+        if let Some(now) = &self.now {
+            let _ = now.doubtful.set(());
+        }
+    }
 }
 
 struct Entry {
@@ -97,11 +109,6 @@ impl Statements {
         if same {
             self.put(&undo.name, undo.before);
         }
-    }
-
-    /// It is not known whether the message that changed the name has failed.
-    pub(super) fn doubt(&mut self, undo: &Undo) {
-        self.put(&undo.name, None);
     }
 
     fn put(&mut self, name: &[u8], prepared: Option<Arc<Prepared>>) -> Option<Arc<Prepared>> {

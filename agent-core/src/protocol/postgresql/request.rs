@@ -144,6 +144,7 @@ impl Machine {
                     text: Self::text(body, context),
                     declared: Box::default(),
                     described: OnceLock::new(),
+                    doubtful: OnceLock::new(),
                     complete: statement.complete,
                     size: 0,
                     started: statement.started,
@@ -176,6 +177,7 @@ impl Machine {
                 text: whole,
                 declared: Box::default(),
                 described: OnceLock::new(),
+                doubtful: OnceLock::new(),
                 complete: false,
                 size: message.size,
                 started: message.started,
@@ -195,6 +197,7 @@ impl Machine {
                 .filter_map(|b| Some(u32::from_be_bytes(*b.first_chunk()?)))
                 .collect(),
             described: OnceLock::new(),
+            doubtful: OnceLock::new(),
             complete: message.cut.is_none(),
             size: message.size,
             started: message.started,

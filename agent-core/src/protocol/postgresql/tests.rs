@@ -220,3 +220,67 @@ fn joined_midstream_the_last_statement_is_whole() {
         }
     }
 }
+
+fn message(kind: u8, body: &[u8]) -> Part {
+    Part::Bytes([&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat())
+}
+
+/// A session that sends this text, by the simple and by the extended protocol, and a small one after each.
+fn session_with(text: &str) -> Vec<Value> {
+    let mut session = script("postgresql/pending");
+    session.truncate(2);
+    let mut micros = 1_000;
+    let mut put = |client: bool, parts: Vec<Part>| {
+        micros += 100;
+        session.push(Sent { client, micros, parts });
+    };
+    let query = [text.as_bytes(), b"\0"].concat();
+    let parse = [b"\0", text.as_bytes(), b"\0\0\0"].concat();
+    let complete = || vec![message(b'C', b"DELETE 1\0"), message(b'Z', b"I")];
+    put(true, vec![message(b'Q', &query)]);
+    put(false, complete());
+    put(true, vec![message(b'Q', b"SELECT 1\0")]);
+    put(false, complete());
+    let execute = [message(b'B', &[0; 8]), message(b'E', &[0; 5]), message(b'S', b"")];
+    put(true, [message(b'P', &parse)].into_iter().chain(execute).collect());
+    put(false, [message(b'1', b""), message(b'2', b"")].into_iter().chain(complete()).collect());
+    put(true, vec![message(b'Q', b"SELECT 2\0")]);
+    put(false, complete());
+    run(&segments(&session, || 60_000), true, 0)
+}
+
+#[test]
+fn statements_of_any_size_with_the_verb_at_the_end() {
+    for size in [1 << 10, 8 << 10, 31 << 10, 1 << 20, 17 << 20] {
+        let text = format!("SELECT '{}'; DROP TABLE orders", "x".repeat(size));
+        let log = session_with(&text);
+        let statements = statements(&log);
+        let texts: Vec<&str> = statements.iter().filter_map(|s| s["text"].as_str()).collect();
+        assert!(texts.iter().any(|text| text.contains("DROP TABLE orders")), "{size}");
+        assert!(texts.iter().all(|text| !text.contains("missing")), "{size}");
+        assert_eq!(texts.last(), Some(&"SELECT 2"), "{size}");
+        assert!(statements.iter().all(|s| s.get("truncated").is_none()), "{size}");
+    }
+}
+
+#[test]
+fn a_statement_longer_than_is_kept_says_so_and_keeps_its_end() {
+    let log = session_with(&format!("SELECT '{}'; DROP TABLE orders", "x".repeat(40 << 20)));
+    let statements = statements(&log);
+    let cut: Vec<_> = statements.iter().filter(|s| s.get("truncated").is_some()).collect();
+    assert!(!cut.is_empty());
+    assert!(cut.iter().all(|s| s.get("incomplete").is_some()));
+    assert!(cut.iter().any(|s| s["text"].as_str().is_some_and(|text| text.contains("DROP TABLE orders"))));
+    assert_eq!(statements.last().map(|s| &s["text"]), Some(&Value::from("SELECT 2")));
+    assert!(is_whole(statements.last().expect("a statement")));
+}
+
+/// Passwords, SASL exchanges and cancellation keys appear nowhere.
+#[test]
+fn secrets_of_the_login_go_nowhere() {
+    for case in ["protocol_32", "simple"] {
+        let script = script(&format!("postgresql/{case}"));
+        let log = run(&segments(&script, || 7), true, 0);
+        assert!(!serde_json::to_string(&log).expect("JSON").contains("secret"), "{case}");
+    }
+}

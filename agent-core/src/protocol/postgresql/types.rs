@@ -60,10 +60,13 @@ fn print(oid: u32, bytes: &[u8], out: &mut String) -> Option<()> {
         5069 => {
             let _ = write!(out, "{}", reader.i64()? as u64);
         }
-        700 => float(out, f32::from_bits(reader.u32()?).into(), &f32::from_bits(u32_at(bytes)?).to_string()),
+        700 => {
+            let value = f32::from_bits(reader.u32()?);
+            float(out, value.into(), &value.to_string(), 6);
+        }
         701 => {
             let value = f64::from_bits(reader.i64()? as u64);
-            float(out, value, &value.to_string());
+            float(out, value, &value.to_string(), 15);
         }
         1700 => numeric(&mut reader, out)?,
         2950 => uuid(reader.bytes(16)?, out),
@@ -115,10 +118,6 @@ fn print(oid: u32, bytes: &[u8], out: &mut String) -> Option<()> {
     reader.is_empty().then_some(())
 }
 
-fn u32_at(bytes: &[u8]) -> Option<u32> {
-    bytes.first_chunk().map(|b| u32::from_be_bytes(*b))
-}
-
 fn integer(out: &mut String, value: i64) {
     let _ = write!(out, "{value}");
 }
@@ -138,7 +137,7 @@ fn bytea(bytes: &[u8], out: &mut String) {
 }
 
 /// The shortest digits that read back the same, with an exponent where PostgreSQL writes one.
-fn float(out: &mut String, value: f64, shortest: &str) {
+fn float(out: &mut String, value: f64, shortest: &str, digits10: i32) {
     if value.is_nan() {
         out.push_str("NaN");
     } else if value.is_infinite() {
@@ -151,7 +150,7 @@ fn float(out: &mut String, value: f64, shortest: &str) {
         exponent -= zeros as i32;
         significant.drain(..zeros);
         let significant = significant.trim_end_matches('0');
-        if significant.is_empty() || (-4..15).contains(&exponent) {
+        if significant.is_empty() || (-4..digits10).contains(&exponent) {
             out.push_str(shortest);
             return;
         }
