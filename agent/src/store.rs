@@ -141,11 +141,6 @@ impl Tally {
             Reason::Disk => self.dropped_disk.fetch_add(count, Relaxed),
         };
     }
-
-    /// A file's own head is not among the bytes that were added.
-    fn sub_bytes(&self, bytes: u64) {
-        let _ = self.spooled_bytes.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_sub(bytes)));
-    }
 }
 
 /// The writer: takes events, chains them, keeps them on disk until ClickHouse has confirmed them.
@@ -316,7 +311,6 @@ async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain
                 }
                 chain = stored;
             }
-            Ok(_) => {}
             Err(error) if known.is_none() && found.batches.is_empty() => {
                 let text =
                     "no earlier receipt is known here and ClickHouse does not answer: a new chain begins";
@@ -324,7 +318,7 @@ async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain
                 let event = writer::loss(config, "chain_begins", text.to_owned());
                 events.push(Event { event_kind: EventKind::Config, ..event });
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
     (chain, events)

@@ -288,7 +288,7 @@ impl<'a> Block<'a, '_> {
             end += items(event).len() as u64;
             self.out.extend_from_slice(&end.to_le_bytes());
         }
-        for item in self.events.iter().flat_map(|e| items(e)) {
+        for item in self.events.iter().flat_map(items) {
             each(item, self.out);
         }
     }
@@ -303,7 +303,7 @@ impl<'a> Block<'a, '_> {
             self.out.extend_from_slice(&end.to_le_bytes());
         }
         self.dictionary.begin();
-        for item in events.iter().flat_map(|e| items(e)) {
+        for item in events.iter().flat_map(&items) {
             self.dictionary.add(item);
         }
         self.dictionary.write(self.out);
@@ -325,11 +325,11 @@ impl<'a> Block<'a, '_> {
             self.out.extend_from_slice(&end.to_le_bytes());
         }
         self.dictionary.begin();
-        for item in events.iter().flat_map(|e| items(e)) {
+        for item in events.iter().flat_map(&items) {
             self.dictionary.add(key(item));
         }
         self.dictionary.write(self.out);
-        for item in events.iter().flat_map(|e| items(e)) {
+        for item in events.iter().flat_map(items) {
             rest(item, self.out);
         }
     }

@@ -12,7 +12,7 @@ use super::spool::Batch;
 
 /// Longest silence while data is sent, and while the server commits.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-const END_TIMEOUT: Duration = Duration::from_secs(120);
+const END_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A client as the configuration says.
 pub fn client(config: &Config) -> Client {

@@ -1,6 +1,7 @@
 //! The agent -> its own `weir clickhouse` as a child process: the agent only ever speaks HTTP to a ClickHouse.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -51,7 +52,7 @@ impl Config {
             listen: None,
             program: None,
             library: None,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
         }
     }
 }
@@ -81,6 +82,8 @@ impl Embedded {
             .arg("--with-parent")
             .args([Path::new("--path"), &config.path, Path::new("--library"), &library])
             .args(["--listen", &address.to_string()])
+            // Not in the terminal's group: at Ctrl-C the agent still has events to write out.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

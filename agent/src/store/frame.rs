@@ -64,7 +64,7 @@ impl Unpacker {
             let number =
                 |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
             let (packed, plain) = (number(HASH + 1) as usize, number(HASH + 5) as usize);
-            if packed < HEADER || packed > LARGEST || plain > LARGEST {
+            if !(HEADER..=LARGEST).contains(&packed) || plain > LARGEST {
                 return Err(FrameError::Size(packed.max(plain)).into());
             }
             let Some(frame) = self.pending.get(at..at + HASH + packed) else { break };

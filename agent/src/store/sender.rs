@@ -65,9 +65,9 @@ impl Outbox {
     }
 
     /// The writer has ended: the state on disk says so from now on.
-    pub(super) fn finish(&self, state: State, head: &Head) {
+    pub(super) fn finish(&self, state: &State, head: &Head) {
         let mut inner = self.lock();
-        if let Err(error) = head.write(&state) {
+        if let Err(error) = head.write(state) {
             tracing::warn!(%error, "cannot write the head of the receipt chain");
         }
         inner.finished = true;
@@ -223,7 +223,7 @@ impl Sender {
 
     fn removed(&self, batch: &Batch) {
         self.tally.spooled.fetch_sub(batch.rows, Relaxed);
-        self.tally.sub_bytes(batch.bytes);
+        self.tally.spooled_bytes.fetch_sub(batch.bytes, Relaxed);
         let mut inner = self.outbox.lock();
         inner.batches.pop_front();
         (inner.sending, inner.failing) = (false, false);

@@ -85,8 +85,7 @@ impl Server {
         let timezone = engine
             .connect()?
             .query(b"SELECT timezone()", "TSVRaw")
-            .map(|(text, _)| String::from_utf8_lossy(&text).trim().to_owned())
-            .unwrap_or_else(|_| "UTC".into());
+            .map_or_else(|_| "UTC".into(), |(text, _)| String::from_utf8_lossy(&text).trim().to_owned());
         let (reads, inserts) = (Semaphore::new(READS), Semaphore::new(INSERTS));
         Ok(Self { listener, shared: Arc::new(Shared { engine, timezone, reads, inserts }) })
     }
@@ -325,15 +324,19 @@ impl Shared {
             .into());
         }
         let _permit = self.inserts.acquire().await;
-        let (send, mut pieces) = mpsc::channel::<Result<Bytes, Failure>>(8);
+        let (send, mut pieces) = mpsc::channel::<Result<Option<Bytes>, Failure>>(8);
         let (shared, request) = (Arc::clone(&self), Arc::clone(&asked));
         let worker = tokio::task::spawn_blocking(move || -> Result<Stats, Failure> {
             let mut connection = request.connection(&shared.engine)?;
             let mut insert = connection.insert(&head, &format)?;
             insert.append(&inline)?;
             let mut unpacker = Unpacker::default();
-            while let Some(piece) = pieces.blocking_recv() {
-                let piece = piece?;
+            loop {
+                // No piece and no end: the request was dropped with its client, and so is the insert.
+                let Some(piece) = pieces.blocking_recv() else {
+                    return Err(Exception::new("the data broke off, nothing was inserted").into());
+                };
+                let Some(piece) = piece? else { break };
                 if request.decompress {
                     unpacker.push(&piece, |data| insert.append(data).map_err(Failure::from))?;
                 } else {
@@ -347,7 +350,7 @@ impl Shared {
             while let Some(next) = body.frame().await {
                 let piece = match next {
                     Ok(frame) => match frame.into_data() {
-                        Ok(data) => Ok(data),
+                        Ok(data) => Ok(Some(data)),
                         Err(_) => continue,
                     },
                     Err(error) => Err(Failure::Http(
@@ -359,7 +362,7 @@ impl Shared {
                 let _ = send.send(piece).await;
             }
         }
-        drop(send);
+        let _ = send.send(Ok(None)).await;
         let stats = worker.await.map_err(|_| Exception::new("the insert's thread ended early"))??;
         let mut response = Response::new(full(Bytes::new()));
         self.headers(&mut response, &asked, None, Some(&stats));
@@ -522,13 +525,11 @@ impl Pieces {
         if !self.named {
             return piece;
         }
-        match &self.header {
-            Some(header) => piece.strip_prefix(header.as_slice()).unwrap_or(piece),
-            None => {
-                self.header = names_and_types(piece).map(|length| piece[..length].to_vec());
-                piece
-            }
+        if let Some(header) = &self.header {
+            return piece.strip_prefix(header.as_slice()).unwrap_or(piece);
         }
+        self.header = names_and_types(piece).map(|length| piece[..length].to_vec());
+        piece
     }
 }
 

@@ -104,8 +104,10 @@ impl Spool {
         Ok((spool, found))
     }
 
-    /// Adds a block to the batch being written. On an error nothing of it remains.
+    /// Adds a block to the batch being written; answers by how much the spool grew. On an error nothing of it
+    /// remains.
     pub(super) fn append(&mut self, block: &Block<'_>, pack: bool) -> io::Result<u64> {
+        let before = self.open.as_ref().map_or(0, |open| open.batch.bytes);
         if self.open.is_none() {
             self.open = Some(self.begin()?);
         }
@@ -128,7 +130,7 @@ impl Spool {
         batch.bytes += record.len() as u64;
         batch.chain = Chain { sequence: block.first + block.rows - 1, head: block.head };
         batch.time = block.time;
-        Ok(record.len() as u64)
+        Ok(batch.bytes - before)
     }
 
     fn begin(&mut self) -> io::Result<Open> {
@@ -176,8 +178,9 @@ impl Spool {
 
 /// The same batch always has the same name; no other has.
 fn token(agent: &str, first: u64, chain: &Chain) -> String {
-    let head: String = chain.head[..8].iter().map(|b| format!("{b:02x}")).collect();
-    format!("{agent}/{first}-{}/{head}", chain.sequence)
+    let [a, b, c, d, e, f, g, h, ..] = chain.head;
+    let head = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    format!("{agent}/{first}-{}/{head:016x}", chain.sequence)
 }
 
 impl Batch {

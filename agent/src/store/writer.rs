@@ -117,7 +117,7 @@ impl Writer {
                 events.insert(0, unreported.event(&self.config));
             }
             for slice in events.chunks_mut(BLOCK) {
-                let reports = slice.first().is_some_and(|e| is_report(e));
+                let reports = slice.first().is_some_and(is_report);
                 match self.record(slice, &agent_id, &mut encoder, &mut block, &mut scratch) {
                     Ok(()) => {
                         if reports {
@@ -147,7 +147,7 @@ impl Writer {
             time: last_time,
             closed: true,
         };
-        self.outbox.finish(state, &self.head);
+        self.outbox.finish(&state, &self.head);
     }
 
     fn full(&self) -> bool {
