@@ -164,8 +164,16 @@ mod uuid_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(value: &u128, s: S) -> Result<S::Ok, S::Error> {
-        let h = format!("{value:032x}");
-        s.serialize_str(&format!("{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..]))
+        let mut out = [b'-'; 36];
+        let (mut bytes, mut at) = (value.to_be_bytes().into_iter(), 0);
+        for group in [4, 2, 2, 2, 6] {
+            for byte in bytes.by_ref().take(group) {
+                super::hex(byte, &mut out[at..at + 2]);
+                at += 2;
+            }
+            at += 1;
+        }
+        s.serialize_str(std::str::from_utf8(&out).unwrap_or_default())
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
@@ -178,7 +186,7 @@ mod u64_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(value)
+        s.serialize_str(itoa::Buffer::new().format(*value))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
@@ -190,11 +198,9 @@ mod hash_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(value: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [0u8; 64];
-        for (i, b) in value.iter().enumerate() {
-            out[2 * i] = DIGITS[usize::from(b >> 4)];
-            out[2 * i + 1] = DIGITS[usize::from(b & 15)];
+        for (byte, to) in value.iter().zip(out.chunks_exact_mut(2)) {
+            super::hex(*byte, to);
         }
         s.serialize_str(std::str::from_utf8(&out).unwrap_or_default())
     }
@@ -217,7 +223,7 @@ mod time_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&super::rfc3339(*value))
+        s.serialize_str(std::str::from_utf8(&super::clock(*value)).unwrap_or_default())
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
@@ -226,8 +232,22 @@ mod time_text {
     }
 }
 
-/// `2026-11-21T12:00:00.000000001Z`. Days to civil date by Howard Hinnant's algorithm.
+/// Two lowercase digits.
+fn hex(byte: u8, to: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    if let [high, low] = to {
+        (*high, *low) = (DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+/// `2026-11-21T12:00:00.000000001Z`.
 pub fn rfc3339(nanos: u64) -> String {
+    String::from_utf8_lossy(&clock(nanos)).into_owned()
+}
+
+/// The text of a time, on the stack: every event has one. Days to civil date by Howard Hinnant's algorithm; 64 bits of
+/// nanoseconds end in the year 2554, so the year has four digits.
+fn clock(nanos: u64) -> [u8; 30] {
     let (seconds, fraction) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let z = days + 719_468;
@@ -238,12 +258,23 @@ pub fn rfc3339(nanos: u64) -> String {
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
     let year = yoe + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{fraction:09}Z",
-        rest / 3_600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    let mut out = *b"0000-00-00T00:00:00.000000000Z";
+    let parts = [
+        (0..4, year),
+        (5..7, month),
+        (8..10, day),
+        (11..13, rest / 3_600),
+        (14..16, rest / 60 % 60),
+        (17..19, rest % 60),
+        (20..29, fraction),
+    ];
+    for (range, mut value) in parts {
+        for digit in out[range].iter_mut().rev() {
+            *digit = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    }
+    out
 }
 
 /// Reads what [`rfc3339`] writes; fewer or no fraction digits are fine.
@@ -270,6 +301,20 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_civil_dates() {
+        for (nanos, text) in [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_399_999_999_999, "2000-02-28T23:59:59.999999999Z"),
+            (951_782_400_000_000_000, "2000-02-29T00:00:00.000000000Z"),
+            (4_107_542_400_000_000_000, "2100-03-01T00:00:00.000000000Z"),
+            (u64::MAX, "2554-07-21T23:34:33.709551615Z"),
+        ] {
+            assert_eq!(rfc3339(nanos), text);
+            assert_eq!(parse_rfc3339(text), Some(nanos));
+        }
+    }
 
     #[test]
     fn json_round_trip() {

@@ -22,6 +22,7 @@ pub struct Printer {
     out: std::io::BufWriter<std::io::StdoutLock<'static>>,
     format: Format,
     table: table::Table,
+    line: Vec<u8>,
     /// Set once the reader is gone (`weir tap | head`).
     pub broken: bool,
 }
@@ -36,6 +37,7 @@ impl Printer {
             out: std::io::BufWriter::with_capacity(256 << 10, stdout.lock()),
             format,
             table: table::Table::new(colour),
+            line: Vec::with_capacity(4096),
             broken: false,
         }
     }
@@ -43,7 +45,7 @@ impl Printer {
     /// Prints one event. Whole lines only ever leave: [`Printer::flush`] after each batch.
     pub fn print(&mut self, event: &Event) {
         let done = match self.format {
-            Format::Jsonl => lines::write(&mut self.out, event),
+            Format::Jsonl => lines::write(&mut self.out, &mut self.line, event),
             Format::Table => self.table.write(&mut self.out, event),
         };
         self.broken |= done.is_err();

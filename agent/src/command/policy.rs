@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent_core::event::Event;
 use agent_core::judge::{Subject, Verdict, judge};
-use agent_core::policy::{Policies, Problem, Source};
+use agent_core::policy::Policies;
 use agent_core::sql::Analysis;
 use anyhow::Context as _;
+
+use crate::rules::{self, RulesError};
 
 /// Check policies, or try them on recorded events.
 #[derive(clap::Args)]
@@ -46,10 +48,7 @@ impl Args {
         match self.command {
             Command::Check { paths } => check(&paths),
             Command::Test { paths, events } => {
-                let policies = match load(&paths)? {
-                    Ok(policies) => policies,
-                    Err(problems) => return Ok(tell(&problems)),
-                };
+                let Some(policies) = load(&paths)? else { return Ok(ExitCode::FAILURE) };
                 match events {
                     Some(path) => {
                         let file = std::fs::File::open(&path)
@@ -63,62 +62,24 @@ impl Args {
     }
 }
 
-/// Reads the policy files at these paths; a folder stands for its `*.yaml` and `*.yml`, by name.
-/// The outer error is a file that cannot be read, the inner one what is wrong in those that can.
-pub fn load(paths: &[PathBuf]) -> anyhow::Result<Result<Policies, Vec<Problem>>> {
-    let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            files.extend(folder(path).with_context(|| format!("cannot read {}", path.display()))?);
-        } else {
-            files.push(path.clone());
+/// What is wrong with the files goes to standard error, one problem a line; a file that cannot be read is an error.
+fn load(paths: &[PathBuf]) -> anyhow::Result<Option<Policies>> {
+    match rules::load(paths) {
+        Ok(policies) => Ok(Some(policies)),
+        Err(wrong @ RulesError::Wrong(_)) => {
+            eprintln!("{wrong}");
+            Ok(None)
         }
+        Err(error) => Err(error.into()),
     }
-    let mut texts = Vec::new();
-    for file in files {
-        let text =
-            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        texts.push((file.display().to_string(), text));
-    }
-    let sources: Vec<Source<'_>> = texts.iter().map(|(file, text)| Source { file, text }).collect();
-    Ok(Policies::load(&sources))
-}
-
-fn folder(path: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|e| e == "yaml" || e == "yml") && file.is_file() {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn tell(problems: &[Problem]) -> ExitCode {
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    ExitCode::FAILURE
 }
 
 fn check(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    match load(paths)? {
-        Ok(policies) => {
-            for policy in policies.iter() {
-                println!(
-                    "{} {} {} {}",
-                    policy.name,
-                    policy.version,
-                    policy.mode.name(),
-                    policy.action.name()
-                );
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(problems) => Ok(tell(&problems)),
+    let Some(policies) = load(paths)? else { return Ok(ExitCode::FAILURE) };
+    for policy in policies.iter() {
+        println!("{} {} {} {}", policy.name, policy.version, policy.mode.name(), policy.action.name());
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Judges a recorded event by these policies.
@@ -195,6 +156,8 @@ fn test(policies: &Policies, events: impl BufRead) -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use agent_core::policy::Source;
+
     use super::*;
 
     #[test]
