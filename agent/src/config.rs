@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use agent_core::policy::nearest;
 use agent_core::sql::Redaction;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -275,12 +276,12 @@ fn overlay(tree: &mut Value, given: Value, path: &str, errors: &mut Vec<String>,
                 } else if let Some(inner) = known.get_mut(&key) {
                     overlay(inner, value, &at, errors, set);
                 } else {
-                    let near = known
-                        .keys()
-                        .max_by(|a, b| strsim::jaro(a, &key).total_cmp(&strsim::jaro(b, &key)))
-                        .map(String::as_str)
-                        .unwrap_or_default();
-                    errors.push(format!("`{at}` is no setting; the nearest one is `{near}`"));
+                    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                    let hint = match nearest(&key, &names) {
+                        Some(near) => format!("the nearest one is `{near}`"),
+                        None => format!("here are: {}", names.join(", ")),
+                    };
+                    errors.push(format!("`{at}` is no setting; {hint}"));
                 }
             }
         }
