@@ -197,7 +197,10 @@ impl<'a> Scan<'a> {
 
     /// Pays for looking at the tokens from here to the end of the piece; false where there is nothing left.
     fn afford(&mut self, at: usize) -> bool {
-        let Some(left) = self.effort.checked_sub(self.piece_end(at) - at) else { return false };
+        let Some(left) = self.effort.checked_sub(self.piece_end(at) - at) else {
+            self.effort = 0; // or every later piece would be measured in vain
+            return false;
+        };
         self.effort = left;
         true
     }
