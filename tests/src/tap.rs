@@ -27,6 +27,8 @@ impl Tap {
         if !status.success() {
             bail!("weir tap ended with {status}: {}", self.weir.said());
         }
+        // Shown by the test runner where the test fails.
+        eprint!("{}", self.weir.said());
         read(&self.weir.out(), port)
     }
 
