@@ -240,7 +240,7 @@ fn both_sides_of_a_pooler_are_told_apart() -> Result<()> {
     std::fs::write(&file, text.replace("* = ", "* = user=postgres "))?;
     let program = shell::find("pgbouncer").context("pgbouncer is not installed")?;
     let mut pooler =
-        Command::new(program).args(["-u", "postgres"]).arg(&file).stderr(Stdio::null()).spawn()?;
+        shell::server("TERM", program).args(["-u", "postgres"]).arg(&file).stderr(Stdio::null()).spawn()?;
     let outcome = (|| {
         let tap = Tap::start(&[])?;
         let mut pgbench = server.client("pgbench");
@@ -283,7 +283,7 @@ fn replay_of_a_capture_file_equals_the_tap() -> Result<()> {
     let scratch = Scratch::new("pcap")?;
     let file = scratch.path().join("traffic.pcap");
     let tap = Tap::start(&[])?;
-    let mut tcpdump = Command::new(shell::find("tcpdump").context("tcpdump is not installed")?);
+    let mut tcpdump = shell::server("INT", shell::find("tcpdump").context("tcpdump is not installed")?);
     tcpdump
         .args(["-i", "lo", "-s", "0", "-B", "65536", "-U", "-w"])
         .arg(&file)

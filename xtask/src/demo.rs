@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::build::{self, Profile};
 use crate::clickhouse::ClickHouse;
 use crate::postgres::Postgres;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::setup::{self, Need};
 use crate::shell;
 use crate::terminal::{self, Step, style};
@@ -76,6 +76,10 @@ impl Args {
         drop((agent, server));
         if !status.success() {
             bail!("weir ended with {status}");
+        }
+        let traces = scratch::traces(&scratch::run());
+        if !traces.is_empty() {
+            bail!("left behind:\n{}", traces.join("\n"));
         }
         step.done("");
         Ok(ExitCode::SUCCESS)

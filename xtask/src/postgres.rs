@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -76,7 +76,7 @@ impl Postgres {
             std::os::unix::fs::chown(home, Some(uid), Some(gid))?;
         }
         let as_server = |program: &str| {
-            let mut command = Command::new(directory.join(program));
+            let mut command = shell::server("QUIT", directory.join(program));
             if let Some((uid, gid)) = account {
                 command.uid(uid).gid(gid);
             }
@@ -111,14 +111,8 @@ impl Postgres {
         let hba = "local all all trust\nhost all all all trust\nlocal replication all trust\nhost replication all all trust\n";
         fs::write(data.join("pg_hba.conf"), hba)?;
         let log = fs::File::create(home.join("server.log"))?;
-        let child = as_server("postgres")
-            .arg("-D")
-            .arg(&data)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()?;
+        let child =
+            as_server("postgres").arg("-D").arg(&data).stdout(log.try_clone()?).stderr(log).spawn()?;
         let mut server = Self { child, directory, scratch, port };
         server.wait_ready()?;
         Ok(server)

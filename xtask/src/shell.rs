@@ -1,6 +1,7 @@
 //! Programs, run and awaited: their output is kept for when they fail, and shown as a sign of life meanwhile.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -100,6 +101,15 @@ fn forward(pipe: impl std::io::Read, send: &mpsc::Sender<String>) {
         }
         line.clear();
     }
+}
+
+/// A server that gets `signal` (`TERM`, `QUIT`) when we end in any way, Ctrl-C and SIGKILL included, and that a later
+/// look finds by the name of this run. Ends with the thread that starts it.
+pub fn server(signal: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
+    command.env(crate::scratch::RUN, crate::scratch::run()).stdin(Stdio::null()).process_group(0);
+    command
 }
 
 /// Where a program is, looked up in PATH and in the directories that root's PATH often lacks.

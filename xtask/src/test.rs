@@ -84,6 +84,9 @@ impl Args {
             terminal::headline(&format!("{}: {}", part.name, part.what));
             (part.run)(&filter, &mut tally);
         }
+        if !filter.0.is_empty() && tally.tests == 0 && tally.failed() == 0 {
+            bail!("no test has a name with {:?} in it; `cargo xtask test --list` shows all", filter.0);
+        }
         tally.print_failures();
         let minutes = began.elapsed().as_secs_f64() / 60.0;
         eprintln!("\n  {minutes:.1} minutes in all");
@@ -192,6 +195,7 @@ impl Tally {
                 self.fail(title, &format!("{error:#}"));
             }
         }
+        self.tests += self.passed + self.failed() - before.0 - before.1;
         let counts = format!("{} passed, {} failed", self.passed - before.0, self.failed() - before.1);
         if self.failed() == before.1 { step.done(&counts) } else { step.failed() }
     }

@@ -1,9 +1,8 @@
 //! Arguments -> a running agent: waits until it is ready, keeps what it says, ends it cleanly.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::build;
 use crate::clickhouse::ClickHouse;
 use crate::scratch::{self, Scratch};
+use crate::shell;
 
 /// A `weir tap` or `weir run` under way. Dropped: killed, and its directory goes.
 pub struct Weir {
@@ -50,12 +50,10 @@ impl Weir {
 
     /// Starts it without waiting.
     pub fn spawn(binary: &Path, scratch: Scratch, arguments: &[&str]) -> Result<Self> {
-        let child = Command::new(binary)
+        let child = shell::server("TERM", binary)
             .args(arguments)
-            .stdin(Stdio::null())
             .stdout(File::create(scratch.path().join("out"))?)
             .stderr(File::create(scratch.path().join("err"))?)
-            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {}", binary.display()))?;
         Ok(Self { child, scratch, ended: None })

@@ -164,7 +164,7 @@ fn beside_tcpdump(pgbench: &mut Command, port: u16) -> Result<load::Run> {
 pub(super) fn dump(port: u16, file: &Path) -> Result<Child> {
     let tcpdump = shell::find("tcpdump").context("tcpdump is not installed")?;
     // 256 MiB of buffer: a peer that loses packets would be no peer.
-    let child = Command::new(tcpdump)
+    let child = shell::server("INT", tcpdump)
         .args(["-i", "lo", "-s", "0", "-B", "262144", "-w"])
         .arg(file)
         .arg(format!("tcp port {port}"))
@@ -212,8 +212,11 @@ impl Pooler {
         );
         std::fs::write(&file, text)?;
         let program = shell::find("pgbouncer").context("pgbouncer is not installed")?;
-        let child =
-            Command::new(program).args(["-u", "postgres"]).arg(&file).stderr(Stdio::null()).spawn()?;
+        let child = shell::server("TERM", program)
+            .args(["-u", "postgres"])
+            .arg(&file)
+            .stderr(Stdio::null())
+            .spawn()?;
         let pooler = Self { child, port, _scratch: scratch };
         for _ in 0..200 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {

@@ -9,6 +9,8 @@ use crate::terminal;
 pub(super) struct Tally {
     /// How many passed.
     pub(super) passed: usize,
+    /// How many of all were test functions.
+    pub(super) tests: usize,
     failures: Vec<(String, String)>,
 }
 
