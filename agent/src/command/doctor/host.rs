@@ -128,11 +128,8 @@ fn capture() -> Answer {
 }
 
 fn engine() -> Answer {
-    let named = std::env::var_os("WEIR_LIBCHDB").map(std::path::PathBuf::from);
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("libchdb.so"));
-    let places = [named, beside, Some("/usr/lib/weir/libchdb.so".into())];
-    match places.into_iter().flatten().find(|place| place.is_file()) {
-        Some(path) => Answer::ok(path.display().to_string()),
-        None => Answer::missing("libchdb.so is not there"),
+    match crate::store::engine::find_library(None) {
+        Ok(path) => Answer::ok(path.display().to_string()),
+        Err(error) => Answer::missing(error.to_string()),
     }
 }
