@@ -9,3 +9,4 @@ pub mod netns; // a network namespace of our own
 pub mod client; // real clients, one call each
 pub mod wire; // hand-made frontend messages
 pub mod kernel; // what a process holds in the kernel
+pub mod load; // sessions at work in the background
