@@ -42,6 +42,8 @@ pub struct Stream {
     patience: u64,
     stuck: Option<(u64, Nanos)>,
     stray: (u32, u8),
+    /// When the last bytes were handed on: those that waited for a hole are as late as what filled it.
+    latest: Nanos,
 }
 
 struct Held {
@@ -112,7 +114,8 @@ impl Stream {
         if sequence == self.next as u32 && self.held.is_empty() && ready {
             self.stray.1 = 0;
             self.next += u64::from(segment.length);
-            hand_on(segment.head, segment.tail, segment.length, 0, segment.time, out);
+            self.latest = self.latest.max(segment.time);
+            hand_on(segment.head, segment.tail, segment.length, 0, self.latest, out);
         } else if segment.length > 0 {
             let distance = sequence.wrapping_sub(self.next as u32) as i32;
             if i64::from(distance).abs() > WINDOW && !self.strays(sequence, segment.length, segment.time, out)
@@ -185,7 +188,8 @@ impl Stream {
             if end > self.next {
                 let known = self.next - offset;
                 self.next = end;
-                hand_on(&held.head, &held.tail, held.length, known, held.time, out);
+                self.latest = self.latest.max(held.time);
+                hand_on(&held.head, &held.tail, held.length, known, self.latest, out);
             }
         }
     }

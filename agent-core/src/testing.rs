@@ -204,7 +204,7 @@ pub(crate) fn run(segments: &[Owned], begins: bool, patience: u64) -> Vec<Value>
             let [own, peer] = if from == Side::A { ORIGIN } else { [ORIGIN[1], ORIGIN[0]] };
             let flags = Flags { syn: true, ack: from == Side::B, ..Flags::default() };
             let sequence = own.wrapping_sub(1);
-            let time = segments.first().map_or(0, |first| first.time);
+            let time = segments.iter().map(|segment| segment.time).min().unwrap_or(0);
             let head = Vec::new();
             let syn = Owned { from, time, sequence, acknowledgment: peer, flags, length: 0, head };
             connection.segment(&syn.segment(), &mut texts, &mut log);

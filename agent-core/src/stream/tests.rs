@@ -7,9 +7,9 @@ const ISN: u32 = 0xffff_ff00;
 fn shown(ordered: Ordered<'_>, out: &mut String) {
     match ordered {
         Ordered::Bytes(bytes) => out.push_str(std::str::from_utf8(bytes).unwrap()),
-        Ordered::Elided(length) => out.push_str(&format!("-{length} ")),
-        Ordered::Lost(length, LossReason::Buffer) => out.push_str(&format!("!!{length} ")),
-        Ordered::Lost(length, _) => out.push_str(&format!("!{length} ")),
+        Ordered::Elided(length) => *out += &format!("-{length} "),
+        Ordered::Lost(length, LossReason::Buffer) => *out += &format!("!!{length} "),
+        Ordered::Lost(length, _) => *out += &format!("!{length} "),
     }
 }
 
@@ -173,7 +173,7 @@ fn far_jumps_cost_little_and_change_nothing() {
 fn a_long_run_behind_a_hole_is_the_stream() {
     let mut run = Run::new(0);
     run.put(0, "a");
-    let chunk = [b'x'; 60_000];
+    let chunk = vec![b'x'; 60_000];
     for i in 0..80u32 {
         run.send(segment(11 + i * 60_000, &chunk));
     }
@@ -188,4 +188,15 @@ fn without_a_syn_it_starts_where_it_is_joined() {
     run.put(70, "old");
     run.put(83, " late");
     assert_eq!(run.out, "joined late");
+}
+
+#[test]
+fn bytes_that_waited_are_as_late_as_what_filled_the_hole() {
+    let mut stream = Stream::new(0);
+    let mut times = Vec::new();
+    for (at, bytes, time) in [(0, "a", 1), (2, "c", 2), (1, "b", 3)] {
+        let segment = Segment { time: Nanos(time), ..segment(at, bytes.as_bytes()) };
+        stream.segment(&segment, 0, 0, &mut |_, time| times.push(time.0));
+    }
+    assert_eq!(times, [1, 3, 3]);
 }
