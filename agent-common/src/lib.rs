@@ -13,8 +13,9 @@ pub const CHUNK: u32 = 32 * 1024;
 pub const EDGE: u32 = 512;
 
 /// Bytes of each direction of a socket that are copied before the agent has said what it is.
-/// Generous: what is over before the agent has looked would be lost.
-pub const UNKNOWN_BUDGET: u32 = 256 * 1024;
+/// Generous: what is over before the agent has looked would be lost. Its first byte wakes the agent at once; on
+/// loopback, with every processor busy, 1 MiB went by before the agent ran.
+pub const UNKNOWN_BUDGET: u32 = 8 * 1024 * 1024;
 
 /// What a ring buffer record is: the first word of each.
 pub mod kind {
