@@ -1,3 +1,5 @@
+//! Segments in any order, doubled, lost -> the bytes and gaps they must yield.
+
 use super::*;
 use crate::segment::{Flags, Side};
 

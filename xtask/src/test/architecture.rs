@@ -195,7 +195,11 @@ mod tests {
         assert!(size("a.rs", &"x\n".repeat(801)).is_some());
         assert!(purity("agent-core/src/x.rs", "//! x\nuse std::fs;\n").is_some());
         assert!(
-            purity("agent-core/src/x.rs", "//! x\n// not std::fs\n#[cfg(test)]\nmod tests { use std::fs; }\n").is_none()
+            purity(
+                "agent-core/src/x.rs",
+                "//! x\n// not std::fs\n#[cfg(test)]\nmod tests { use std::fs; }\n"
+            )
+            .is_none()
         );
         assert!(names("agent-ebpf/src/x.rs", "const PORT_OF_POSTGRES: u16 = 1;").is_some());
         assert!(names("agent-core/src/protocol.rs", "mod mysql;").is_none());

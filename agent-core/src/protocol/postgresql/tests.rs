@@ -1,3 +1,5 @@
+//! Recorded and written sessions -> the statements they must yield, however they are cut.
+
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -1,3 +1,5 @@
+//! Binary values -> the text that the server would have sent.
+
 use super::*;
 
 /// What PostgreSQL 15 itself sends in binary for these values, and prints for them.

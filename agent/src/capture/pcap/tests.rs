@@ -1,1 +1,3 @@
+//! Capture files of each kind -> the segments they must yield.
+
 use super::*;
