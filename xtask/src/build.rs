@@ -30,8 +30,11 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-/// Builds `weir` and says where it is.
+/// Builds `weir` and says where it is. With `XTASK_WEIR` set, that binary is taken as it is.
 pub fn weir(profile: Profile) -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("XTASK_WEIR") {
+        return Ok(binary.into());
+    }
     let mut cargo = shell::cargo();
     cargo.args(["build", "--locked", "--package", "agent", "--bin", "weir"]);
     if profile == Profile::Release {
