@@ -87,11 +87,8 @@ pub(super) fn offered(package: &str) -> bool {
     policy.lines().any(|l| l.trim_start().starts_with("Candidate:") && !l.contains("(none)"))
 }
 
-/// Fetches the package lists where there are none yet.
+/// Fetches the package lists anew: there may be none yet, or old ones.
 pub(super) fn lists() -> Result<()> {
-    if offered("curl") {
-        return Ok(());
-    }
     shell::step("package lists", "apt-get update", apt().arg("update"))
 }
 

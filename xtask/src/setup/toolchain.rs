@@ -49,9 +49,13 @@ pub(super) fn bpf_linker() -> Result<()> {
         return Ok(());
     }
     let least = compiler_llvm()?;
-    packages::lists()?;
-    let chosen =
-        LLVMS.iter().find(|(major, _)| *major >= least && packages::offered(&format!("llvm-{major}-dev")));
+    let choose =
+        || LLVMS.iter().find(|(major, _)| *major >= least && packages::offered(&format!("llvm-{major}-dev")));
+    let mut chosen = choose();
+    if chosen.is_none() {
+        packages::lists()?;
+        chosen = choose();
+    }
     match chosen {
         Some((major, prefix)) => {
             let with = [format!("llvm-{major}-dev"), format!("libpolly-{major}-dev")];
