@@ -82,7 +82,7 @@ pub struct Tuple {
     /// 4 or 6.
     pub version: u8,
     /// Zero.
-    pub _pad: [u8; 3],
+    pub padding: [u8; 3],
 }
 
 /// One piece of payload, or a segment that ends a direction. `head + tail` bytes of payload follow.
@@ -112,7 +112,7 @@ pub struct Packet {
     /// See [`direction`].
     pub direction: u8,
     /// Zero.
-    pub _pad: [u8; 6],
+    pub padding: [u8; 6],
 }
 
 /// A connection was established.
@@ -142,7 +142,7 @@ pub struct Close {
     /// [`kind::CLOSE`].
     pub kind: u32,
     /// Zero.
-    pub _pad: u32,
+    pub padding: u32,
     /// `bpf_get_socket_cookie`.
     pub cookie: u64,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
@@ -215,7 +215,7 @@ pub struct Fork {
     /// The new one; threads are left out.
     pub child: u32,
     /// Zero.
-    pub _pad: u32,
+    pub padding: u32,
     /// Nanoseconds of `CLOCK_BOOTTIME`, as `/proc/PID/stat` counts.
     pub time: u64,
 }
@@ -245,7 +245,7 @@ pub struct Socket {
     /// 1: every record of this socket wakes the agent at once (a policy may have to act on it).
     pub urgent: u32,
     /// Zero.
-    pub _pad: u32,
+    pub padding: u32,
 }
 
 /// Value of the map `LOST`, key: cookie. What the kernel side could not hand over.

@@ -185,6 +185,7 @@ mod uuid_text {
 mod u64_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it serializes by reference")]
     pub(super) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(itoa::Buffer::new().format(*value))
     }
@@ -222,6 +223,7 @@ mod hash_text {
 mod time_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it serializes by reference")]
     pub(super) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(std::str::from_utf8(&super::clock(*value)).unwrap_or_default())
     }

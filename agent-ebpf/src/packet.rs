@@ -159,7 +159,7 @@ fn segment(skb: *mut __sk_buff, way: u8) {
         tuple,
         flags,
         direction: way,
-        _pad: [0; 6],
+        padding: [0; 6],
     };
     let mut meta = Meta { packet, payload, urgent: false };
     // A listener's segment is the handshake's last and carries data: its socket is not made yet, the ports tell
@@ -231,7 +231,7 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
 }
 
 static NEW: Socket =
-    Socket { mode: [mode::UNKNOWN; 2], skip_until: [0; 2], unknown: [0; 2], urgent: 0, _pad: 0 };
+    Socket { mode: [mode::UNKNOWN; 2], skip_until: [0; 2], unknown: [0; 2], urgent: 0, padding: 0 };
 
 /// Offset of the TCP header behind IPv6 extension headers; `None` where there is none.
 #[inline(always)]

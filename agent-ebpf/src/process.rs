@@ -120,7 +120,7 @@ pub fn weir_fork(ctx: RawTracePointContext) -> i32 {
         if child == group {
             let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
             let time = bpf_ktime_get_boot_ns();
-            send(Fork { kind: kind::FORK, parent, child, _pad: 0, time }, false);
+            send(Fork { kind: kind::FORK, parent, child, padding: 0, time }, false);
         }
     }
     0

@@ -69,7 +69,7 @@ fn open(ctx: &SockOpsContext, active: u32) {
         local_port: field!(ctx, local_port) as u16,
         remote_port,
         version: if v6 { 6 } else { 4 },
-        _pad: [0; 3],
+        padding: [0; 3],
     };
     let (send_next, receive_next) = (field!(ctx, snd_nxt), field!(ctx, rcv_nxt));
     // SAFETY: helpers without preconditions but a valid context.
@@ -82,7 +82,7 @@ fn close(ctx: &SockOpsContext) {
     // SAFETY: as above.
     let (cookie, time) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
     let _ = SOCKETS.remove(&cookie);
-    send(Close { kind: kind::CLOSE, _pad: 0, cookie, time }, false);
+    send(Close { kind: kind::CLOSE, padding: 0, cookie, time }, false);
 }
 
 /// A process connects over IPv4.

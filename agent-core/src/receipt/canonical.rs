@@ -432,7 +432,8 @@ mod tests {
         let mut names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         names.retain(|name| !["previous_hash", "hash"].contains(name));
         let mut fields = FIELDS.to_vec();
-        (names.sort_unstable(), fields.sort_unstable());
+        names.sort_unstable();
+        fields.sort_unstable();
         assert_eq!(names, fields);
     }
 

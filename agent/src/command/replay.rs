@@ -52,8 +52,8 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match &self.store {
-            Some(url) => self.into_store(url),
-            None => self.to_terminal(),
+            Some(url) => self.store(url),
+            None => Ok(self.print()),
         }
     }
 
@@ -75,7 +75,7 @@ impl Args {
         code
     }
 
-    fn to_terminal(&self) -> anyhow::Result<ExitCode> {
+    fn print(&self) -> ExitCode {
         let printer = Rc::new(RefCell::new(Printer::new(self.format)));
         let to = Rc::clone(&printer);
         let output = Box::new(move |event: Event| {
@@ -89,10 +89,10 @@ impl Args {
         let mut pipeline = Pipeline::new(self.recorder("replay"), Arc::default(), output);
         let code = self.read(&mut pipeline, || {});
         printer.borrow_mut().flush();
-        Ok(code)
+        code
     }
 
-    fn into_store(&self, url: &str) -> anyhow::Result<ExitCode> {
+    fn store(&self, url: &str) -> anyhow::Result<ExitCode> {
         let state = tempfile::tempdir().context("cannot make a temporary directory for the spool")?;
         // A chain of its own: each replay is a run of its own, and says so.
         let agent_id = format!("replay-{:x}", crate::pipeline::record::random());

@@ -42,7 +42,7 @@ impl Files {
         let done = capture.for_each(|flow, segment| {
             self.segment(flow.ends, segment, pipeline);
             count = count.wrapping_add(1);
-            if count % 1024 == 0 {
+            if count.is_multiple_of(1024) {
                 each();
             }
         });

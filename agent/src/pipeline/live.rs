@@ -161,7 +161,7 @@ impl Driver {
     fn turn(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> usize {
         let offset = self.live.wall(0);
         let before = Instant::now();
-        let n = records.drain(BATCH, |record| self.record(record, offset, pipeline));
+        let n = records.drain(BATCH, |record| self.record(&record, offset, pipeline));
         if before.elapsed() > SLUGGISH {
             // Verdicts wait for this thread: whoever tunes a host must be able to see it.
             tracing::info!(records = n, took = ?before.elapsed(), "a batch of records took long");
@@ -179,8 +179,8 @@ impl Driver {
         n
     }
 
-    fn record(&mut self, record: Record<'_>, offset: Nanos, pipeline: &mut Pipeline) {
-        match record {
+    fn record(&mut self, record: &Record<'_>, offset: Nanos, pipeline: &mut Pipeline) {
+        match *record {
             Record::Packet(packet, head, tail) => {
                 let time = Nanos(packet.time.wrapping_add(offset.0));
                 self.packet(packet, head, tail, time, pipeline);

@@ -62,9 +62,8 @@ fn string(out: &mut Vec<u8>, text: &str) {
 }
 
 impl Json<'_> {
-    fn number(self, value: impl itoa::Integer) -> Result<(), Unfit> {
+    fn number(self, value: impl itoa::Integer) {
         self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-        Ok(())
     }
 }
 
@@ -98,28 +97,36 @@ impl<'a> ser::Serializer for Json<'a> {
         Ok(())
     }
     fn serialize_i8(self, value: i8) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_i16(self, value: i16) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_i32(self, value: i32) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_i64(self, value: i64) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_u8(self, value: u8) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_u16(self, value: u16) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_u32(self, value: u32) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_u64(self, value: u64) -> Result<(), Unfit> {
-        self.number(value)
+        self.number(value);
+        Ok(())
     }
     fn serialize_f32(self, _: f32) -> Result<(), Unfit> {
         unfit("fractions")

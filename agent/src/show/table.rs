@@ -33,7 +33,7 @@ impl Table {
 
     /// Writes one event, and the header where it is due.
     pub fn write(&mut self, out: &mut impl Write, event: &Event) -> io::Result<()> {
-        if self.lines % PAGE == 0 {
+        if self.lines.is_multiple_of(PAGE) {
             let header = format!(
                 "{:<12} {:<24} {:<22} {:>9} {:>10}  {}",
                 "TIME", "PROCESS", "USER@DATABASE", "ROWS", "DURATION", "STATEMENT"

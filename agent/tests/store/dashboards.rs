@@ -77,7 +77,7 @@ async fn run(client: &Client, sql: &str) -> Value {
 }
 
 /// A workload with something for every panel to show.
-async fn fill(store: &Store) {
+fn fill(store: &Store) {
     let mut samples = Samples::new();
     push(store, &mut samples, 20_000);
     for event in [
@@ -106,7 +106,7 @@ async fn every_panel_shows_something() {
     let directory = Directory::new();
     let engine = start(&directory.0);
     let store = Store::open(config(&engine.url(), &directory.0)).await.unwrap();
-    fill(&store).await;
+    fill(&store);
     store.close(Duration::from_mins(1)).await;
     let client = client(&engine.url());
 

@@ -1,3 +1,5 @@
+//! Capture files built by hand, of every link type, byte order and resolution -> what must be read from them.
+
 use std::io::Cursor;
 
 use agent_core::segment::Side;
@@ -103,7 +105,10 @@ fn pcapng(link: u16, big: bool, frames: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-fn read(file: Vec<u8>) -> (Vec<(Flow, Nanos, u32, Vec<u8>)>, Counters) {
+/// Connection, time, true length and captured bytes of a segment.
+type Seen = (Flow, Nanos, u32, Vec<u8>);
+
+fn read(file: Vec<u8>) -> (Vec<Seen>, Counters) {
     let mut capture = Capture::read(Path::new("test.pcap"), Cursor::new(file)).unwrap();
     let mut out = Vec::new();
     capture
