@@ -86,7 +86,8 @@ pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
         })
     };
     match (sure, maybe) {
-        (Some((rank, policy)), Some((other, _))) if rank <= other => {
+        // Equally strict: what matches goes before what may match.
+        (Some((rank, policy)), Some((other, _))) if (rank.0, rank.1) <= (other.0, other.1) => {
             Verdict::of(policy, policy.action, false)
         }
         (_, Some((_, policy))) => Verdict::of(policy, policy.on_unknown, true),

@@ -210,8 +210,9 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
                 lost_undecided(cookie, bytes);
                 return Copy::Nothing;
             }
-            // The first bytes of a connection decide what it is: the sooner, the less of others is copied.
-            meta.urgent |= used == 0;
+            // The first bytes of a connection decide what it is: the sooner, the less of others is copied. While
+            // nobody has decided, the agent is reminded now and then.
+            meta.urgent |= used == 0 || used >> 16 != (used + bytes) >> 16;
             socket.unknown[here] = used + bytes + 1;
             Copy::Whole
         }

@@ -82,12 +82,14 @@ impl Records {
         unsafe { libc::poll(&raw mut poll, 1, millis) };
     }
 
-    /// Hands out at most `most` records, oldest first; returns how many there were.
-    pub fn drain(&mut self, most: usize, mut take: impl FnMut(Record<'_>)) -> usize {
+    /// Hands out at most `most` records, oldest first, until `take` wants no more; returns how many there were.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(Record<'_>) -> bool) -> usize {
         for n in 0..most {
             let Some(item) = self.ring.next() else { return n };
-            if let Some(record) = decode(&item) {
-                take(record);
+            if let Some(record) = decode(&item)
+                && !take(record)
+            {
+                return n + 1;
             }
         }
         most

@@ -161,13 +161,26 @@ impl Driver {
     fn turn(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> usize {
         let offset = self.live.wall(0);
         let before = Instant::now();
-        let n = records.drain(BATCH, |record| self.record(&record, offset, pipeline));
+        let mut n = 0;
+        while n < BATCH {
+            let taken = records.drain(BATCH - n, |record| {
+                self.record(&record, offset, pipeline);
+                // What is to be copied is said at once: behind a big result the rest of a batch takes milliseconds, in
+                // which the kernel side would go on by the old word.
+                self.modes.is_empty()
+            });
+            n += taken;
+            let said = !self.modes.is_empty();
+            for (cookie, socket) in self.modes.drain(..) {
+                self.live.set(cookie, &socket);
+            }
+            if taken == 0 || !said {
+                break;
+            }
+        }
         if before.elapsed() > SLUGGISH {
             // Verdicts wait for this thread: whoever tunes a host must be able to see it.
             tracing::info!(records = n, took = ?before.elapsed(), "a batch of records took long");
-        }
-        for (cookie, socket) in self.modes.drain(..) {
-            self.live.set(cookie, &socket);
         }
         let now = self.live.now();
         if now.since(self.ticked) > 1_000_000_000 {
@@ -363,7 +376,16 @@ impl Driver {
             ),
             ("sockets_full", counters.sockets_full - before.sockets_full, 0),
             ("unparsed", counters.unparsed - before.unparsed, 0),
+            (
+                "undecided",
+                u64::from(counters.undecided_bytes > before.undecided_bytes),
+                counters.undecided_bytes - before.undecided_bytes,
+            ),
         ];
+        if counters.ring_full > before.ring_full {
+            // Records of processes may be among what found no room.
+            self.resolver.processes.rescan();
+        }
         for (reason, records, bytes) in causes {
             if records > 0 {
                 tracing::warn!(reason, records, bytes, "the kernel side could not hand over all it saw");

@@ -270,6 +270,14 @@ impl Machine {
             statement.returned_rows = Some(self.rows);
         }
         outcome(self, statement);
+        // invalid_sql_statement_name, invalid_cursor_name: behind lost requests the server knows better than we do.
+        let executes = matches!(statement.kind, Kind::Execute | Kind::Fetch);
+        if self.doubtful && executes && ["26000", "34000"].contains(&statement.status.as_str()) {
+            statement.text = None;
+            statement.prepared = None;
+            statement.parameters.clear();
+            statement.complete = false;
+        }
         self.clear_answer();
         if let Some(text) = &item.statement.text {
             let text = text.clone();

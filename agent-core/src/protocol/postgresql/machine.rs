@@ -108,6 +108,8 @@ pub(super) struct Machine {
     pub(super) rows: u64,
     /// Part of the answer under way was not seen.
     pub(super) holed: bool,
+    /// Requests of this connection were lost at some time: what a name stands for may have changed unseen.
+    pub(super) doubtful: bool,
     /// ReadyForQuery's last word.
     pub(super) status: u8,
     /// The transaction under way has seen an error.
@@ -145,6 +147,7 @@ impl Machine {
             first: None,
             rows: 0,
             holed: false,
+            doubtful: false,
             status: 0,
             failed: false,
             copy: Copy::None,
@@ -324,6 +327,7 @@ impl Machine {
         }
         self.asks_behind_hole(context);
         self.hole = Some(Hole { owed: self.owed, requests: true });
+        self.doubtful = true;
         self.idle = None;
         // What the missing requests did to names shows in their answers.
         self.suspect = Some(self.group + 1);
