@@ -32,3 +32,13 @@ pub fn keep(wanted: &[Capability]) -> anyhow::Result<()> {
     caps::set(None, CapSet::Permitted, &keep)?;
     Ok(())
 }
+
+/// Puts the calling thread before ordinary work. It sleeps most of the time, but what it has not read when the kernel's
+/// buffers are full is lost, and on a busy host an ordinary thread may wait tens of milliseconds for its turn.
+pub fn hurry() {
+    // SAFETY: no pointers; 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -15) } != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::info!(%error, "capture runs at ordinary priority (CAP_SYS_NICE is missing): bursts may be lost");
+    }
+}

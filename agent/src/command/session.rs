@@ -38,6 +38,7 @@ pub fn capture(
     stop: &AtomicBool,
     mut each: impl FnMut(&mut Pipeline) -> bool,
 ) -> anyhow::Result<()> {
+    crate::privileges::hurry();
     crate::privileges::keep(&crate::privileges::CAPTURE).context("cannot drop privileges")?;
     let live = Live::attach(ring_bytes)?;
     let mut driver = Driver::new(live, gate, ports);

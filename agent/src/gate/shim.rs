@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::Capability;
 
 use super::kill;
 use super::message::{self, Kill, Outcome, Reply};
@@ -60,22 +60,6 @@ fn converse(caller: &std::os::fd::OwnedFd, pid: u32) -> io::Result<()> {
 /// Gives up everything but CAP_NET_ADMIN, for good. Without root there is nothing to give up, and every kill will
 /// say that it lacks the capability.
 fn confine() -> anyhow::Result<()> {
-    nix::sys::prctl::set_no_new_privs()?;
     nix::sys::prctl::set_dumpable(false)?;
-    let had = caps::read(None, CapSet::Permitted)?;
-    if had.contains(&Capability::CAP_SETPCAP) {
-        for capability in caps::all() {
-            // A capability that this kernel does not know cannot be dropped, and need not be.
-            if capability != Capability::CAP_NET_ADMIN {
-                let _ = caps::drop(None, CapSet::Bounding, capability);
-            }
-        }
-    }
-    let keep: CapsHashSet =
-        had.intersection(&CapsHashSet::from([Capability::CAP_NET_ADMIN])).copied().collect();
-    caps::clear(None, CapSet::Ambient)?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    caps::set(None, CapSet::Effective, &keep)?;
-    caps::set(None, CapSet::Permitted, &keep)?;
-    Ok(())
+    crate::privileges::keep(&[Capability::CAP_NET_ADMIN])
 }
