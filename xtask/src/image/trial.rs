@@ -15,7 +15,7 @@ use crate::shell;
 use crate::terminal::{self, Step};
 
 /// What the agent needs, and no more; deploy/kubernetes/daemonset.yaml says why each.
-const CAPABILITIES: &str = "BPF,PERFMON,NET_ADMIN,SYS_ADMIN,SYS_PTRACE,DAC_READ_SEARCH";
+const CAPABILITIES: &str = "BPF,PERFMON,NET_ADMIN,SYS_ADMIN,SYS_PTRACE,DAC_READ_SEARCH,SYS_NICE";
 /// podman lowers its own limit of processes to this before it starts anything.
 const PROCESSES: u64 = 32_768;
 const PATIENCE: Duration = Duration::from_mins(1);
