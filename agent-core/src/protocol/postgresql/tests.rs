@@ -1,6 +1,7 @@
 //! Recorded and written sessions -> the statements they must yield, however they are cut.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::Value;
 
 use crate::testing::{Owned, Part, Sent, cases, check, run, script, segments};
@@ -86,7 +87,13 @@ fn lengths() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases_to_try()) })]
+    // A fixed seed: the same cases in every run, so that a failure is a change's own. New cases are the fuzzer's work,
+    // and a longer run's (`PROPTEST_CASES`).
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(0x5eed),
+        ..ProptestConfig::with_cases(cases_to_try())
+    })]
 
     /// However the bytes are cut up, doubled and shuffled within what each side had under way: same statements.
     #[test]
@@ -176,6 +183,9 @@ proptest! {
     /// Joined at any message: what is recognised are the original statements.
     #[test]
     fn joined_midstream(case in any_plain_case(), from in any::<prop::sample::Index>()) {
+        // A recording with holes of its own, joined late, is two faults at once: its answers cannot always be told
+        // apart, and an outcome may go to the statement beside it.
+        prop_assume!(!case.contains("holes"));
         let script = script(&case);
         let pieces = segments(&script, || usize::MAX);
         let want = run(&pieces, !case.contains("midstream"), 0);
