@@ -75,7 +75,11 @@ fn connections_from_before_are_adopted() -> Result<()> {
     let unknown = (String::new(), false, Some(1));
     assert_eq!(of(simple_port), [known("select 'adopted'"), known("select 'again'")]);
     let (late, early) = (known("select 'late'"), unknown);
-    assert_eq!(of(extended_port), [early.clone(), early.clone(), early, late.clone(), late]);
+    let (first, rest) =
+        of(extended_port).split_first().map(|(f, r)| (f.clone(), r.to_vec())).unwrap_or_default();
+    // Whose answer the first one is cannot be known: requests from before the join may be unanswered.
+    assert!(first == early || first == (String::new(), false, None), "{first:?}");
+    assert_eq!(rest, [early.clone(), early, late.clone(), late]);
     let ours = std::process::id();
     assert!(
         tap::statements(&events).iter().all(|e| e.process_pid == Some(ours)),
