@@ -144,6 +144,18 @@ pub struct Analysis {
     pub redacted: Arc<str>,
 }
 
+impl Analysis {
+    /// A function called by its object id, without a text: what it does cannot be known from the message.
+    pub fn function_call(id: u32) -> Self {
+        Self {
+            db_query_summary: format!("CALL {id}").into(),
+            db_operation_name: "CALL".into(),
+            statement_effects: [Effect::Call].into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// What a statement does to the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -285,10 +285,11 @@ impl Sink for FlowSink<'_> {
         if self.policies.is_empty() {
             return Ticket::default();
         }
-        match statement.prepared.as_ref().or(statement.text.as_ref()) {
-            Some(text) => self.judge(text.analysis(), statement),
+        match (statement.prepared.as_ref().or(statement.text.as_ref()), statement.function) {
+            (Some(text), _) => self.judge(text.analysis(), statement),
+            (None, Some(id)) => self.judge(&Analysis::function_call(id), statement),
             // A text that was never seen may do anything.
-            None => self.judge(&Analysis::default(), statement),
+            (None, None) => self.judge(&Analysis::default(), statement),
         }
     }
 

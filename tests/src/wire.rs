@@ -105,6 +105,15 @@ pub fn execute(name: &str) -> Vec<u8> {
     [bind, message(b'E', b"\0\0\0\0\0")].concat()
 }
 
+/// FunctionCall with arguments and result in binary.
+pub fn function_call(id: u32, arguments: &[&[u8]]) -> Vec<u8> {
+    let mut body = [&id.to_be_bytes()[..], &[0, 1, 0, 1], &(arguments.len() as u16).to_be_bytes()].concat();
+    for argument in arguments {
+        body.extend([&(argument.len() as u32).to_be_bytes()[..], argument].concat());
+    }
+    message(b'F', &[&body[..], &[0, 1]].concat())
+}
+
 /// Sync.
 pub fn sync() -> Vec<u8> {
     message(b'S', b"")

@@ -203,6 +203,48 @@ fn a_cancelled_statement_says_so() -> Result<()> {
 }
 
 #[test]
+fn a_function_call_is_one_event_that_names_the_function() -> Result<()> {
+    let mut server = server::talkative()?;
+    let id = |function: &str| -> Result<u32> {
+        Ok(server.quietly(&format!("select '{function}'::regprocedure::oid"))?.parse()?)
+    };
+    let (plus, divide) = (id("int4pl(int4, int4)")?, id("int4div(int4, int4)")?);
+    let tap = Tap::start(&[])?;
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    let (two, zero) = (2_u32.to_be_bytes(), [0; 4]);
+    wire.send(&wire::function_call(plus, &[&two, &two]))?;
+    assert_eq!(wire.until_ready()?, b"VZ");
+    wire.send(&wire::function_call(divide, &[&two, &zero]))?;
+    assert_eq!(wire.until_ready()?, b"EZ");
+    wire.send(&wire::query("select 'behind them'"))?;
+    wire.until_ready()?;
+    drop(wire);
+    let events = tap.finish(server.port)?;
+    server.halt()?;
+    let told: Vec<_> = tap::statements(&events)
+        .iter()
+        .map(|e| {
+            assert_eq!(e.statement_complete, !e.db_query_text.is_empty());
+            assert!(e.duration_ns.is_some(), "{}", e.db_query_summary);
+            (
+                e.db_query_summary.to_string(),
+                e.statement_effects.to_vec(),
+                e.db_response_status_code.to_string(),
+            )
+        })
+        .collect();
+    let call = |id, status: &str| (format!("CALL {id}"), vec![Effect::Call], status.to_owned());
+    assert_eq!(told[..2], [call(plus, ""), call(divide, "22012")]);
+    assert_eq!(told.len(), 3, "{told:?}");
+    // As the server tells it: fast-path calls have names there.
+    let log = std::fs::read_to_string(server::log_file(&server))?;
+    for name in ["int4pl", "int4div"] {
+        assert!(log.contains(&format!("fastpath function call: \\\"{name}\\\"")), "{name} is not in the log");
+    }
+    Ok(())
+}
+
+#[test]
 fn replication_connections_are_read() -> Result<()> {
     let server = Postgres::start(&[("wal_level", "logical")])?;
     server.quietly("create table changes (id int)")?;

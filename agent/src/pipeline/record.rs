@@ -7,7 +7,7 @@ use agent_core::exchange::{Parameter, Statement};
 use agent_core::identity::Identity;
 use agent_core::judge::Verdict;
 use agent_core::segment::Nanos;
-use agent_core::sql::Redaction;
+use agent_core::sql::{Analysis, Redaction};
 
 /// Makes UUIDs of version 7 (RFC 9562): the time of the event, then 32 random bits of this run, then a counter.
 /// Unique without a random number for each event, sorted by time, and cheap to store.
@@ -113,6 +113,12 @@ impl Recorder {
             event.statement_complete &= meant.statement_complete;
         } else {
             event.statement_complete = false;
+            if let Some(id) = statement.function {
+                let call = Analysis::function_call(id);
+                event.db_query_summary = call.db_query_summary;
+                event.db_operation_name = call.db_operation_name;
+                event.statement_effects = call.statement_effects;
+            }
         }
         if !statement.parameters.is_empty() {
             event.db_query_parameters =
