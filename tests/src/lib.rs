@@ -9,4 +9,5 @@ pub mod netns; // a network namespace of our own
 pub mod client; // real clients, one call each
 pub mod wire; // hand-made frontend messages
 pub mod kernel; // what a process holds in the kernel
+pub mod stored; // what the agent has stored, once it has
 pub mod load; // sessions at work in the background

@@ -110,7 +110,7 @@ fn after_bulk_the_next_statement_is_in_sync() -> Result<()> {
             "-c",
             "select pg_sleep(1)",
             "-c",
-            "select repeat('x', 1000) from generate_series(1, 200000)",
+            "select repeat('x', 1024) from generate_series(1, 1048576)",
             "-c",
             "select 'after the result'",
             "-c",
@@ -131,7 +131,7 @@ fn after_bulk_the_next_statement_is_in_sync() -> Result<()> {
         .skip(1)
         .collect();
     assert_eq!(told.len(), 6, "{told:?}");
-    assert_eq!(told[0].1, Some(200_000), "200 MB in 200,000 rows");
+    assert_eq!(told[0].1, Some(1 << 20), "a gigabyte in a million rows");
     assert_eq!(told[1], ("select 'after the result'", Some(1), None));
     assert_eq!(told[2].2, Some(400_000), "{told:?}");
     assert_eq!(told[3], ("select 'after the copy in'", Some(1), None));
