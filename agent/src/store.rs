@@ -8,6 +8,7 @@ mod sender; // files -> ClickHouse
 pub mod clickhouse; // the client, errors by kind
 pub mod schema; // numbered SQL files -> tables
 pub mod embedded; // the agent's own ClickHouse as a child process
+pub mod supervise; // that process died -> another one
 pub mod server; // HTTP -> engine
 mod statement; // request text -> statement and data
 mod frame; // ClickHouse's compressed frames

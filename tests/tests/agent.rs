@@ -79,6 +79,40 @@ fn a_clickhouse_that_stops_and_dies_loses_and_doubles_nothing() -> Result<()> {
 }
 
 #[test]
+fn an_embedded_clickhouse_that_dies_is_started_again() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.pgbench_tables(1)?;
+    let (mut agent, clickhouse) = run("")?;
+    let engine = |agent: &Weir| {
+        let engines =
+            kernel::children(agent.pid()).into_iter().filter(|(_, line)| line.contains(" clickhouse "));
+        engines.map(|(pid, _)| pid).next()
+    };
+    let load = Load::start(server.port);
+    let mut before = wait_for(&clickhouse, &statements(server.port), |n| n > 1_000)?;
+    for _ in 0..2 {
+        let first = engine(&agent).context("the embedded engine is a child")?;
+        let pid = rustix::process::Pid::from_raw(first as i32).context("a process id is positive")?;
+        rustix::process::kill_process(pid, Signal::KILL)?;
+        before = wait_for(&clickhouse, &statements(server.port), |n| n > before + 1_000)?;
+        assert_ne!(engine(&agent), Some(first));
+    }
+    let executed = load.end()?;
+    let sql = statements(server.port);
+    let stored = wait_for(&clickhouse, &sql, |n| n >= executed)?;
+    for what in ["clickhouse_ended", "clickhouse_restarted"] {
+        let told =
+            format!("SELECT count() FROM {TABLE} WHERE event_kind = 'config' AND error_type = '{what}'");
+        assert_eq!(wait_for(&clickhouse, &told, |n| n >= 2)?, 2, "{what}");
+    }
+    assert_eq!((stored, clickhouse.number(&sql)?), (executed, executed));
+    assert_eq!(doubled(&clickhouse)?, 0);
+    assert_eq!(losses(&clickhouse, server.port)?, "");
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+#[test]
 fn an_agent_that_is_killed_is_noticed_by_nobody_but_the_receipts() -> Result<()> {
     let server = Postgres::start(&[])?;
     server.pgbench_tables(1)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agent_core::event::EventKind;
-use agent_core::segment::Nanos;
+use agent_core::segment::{Endpoint, Nanos};
 use anyhow::Context as _;
 
 use super::session;
@@ -17,8 +17,8 @@ use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::pipeline::record::Recorder;
 use crate::rules::{Rules, RulesError};
-use crate::store::embedded::{self, Embedded};
-use crate::store::{self, Store};
+use crate::store::supervise::{News, Supervisor};
+use crate::store::{self, Store, embedded};
 
 /// How long the end may take: what ClickHouse has not confirmed by then waits in the spool.
 const CLOSING: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ impl Args {
 
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let engine = if config.store.url.is_empty() { Some(engine(&config)?) } else { None };
-        let url = engine.as_ref().map_or(config.store.url.clone(), Embedded::url);
+        let url = engine.as_ref().map_or(config.store.url.clone(), Supervisor::url);
         let store = Arc::new(runtime.block_on(Store::open(store_config(&config, url, &agent_id, &host)?))?);
 
         let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
@@ -87,6 +87,7 @@ impl Args {
             if looked.elapsed() >= Duration::from_secs(1) {
                 looked = std::time::Instant::now();
                 alive.beat();
+                note_engine(pipeline, engine.as_ref());
                 if let Some(change) = rules.changed() {
                     note_rules(pipeline, &change);
                     pipeline.policies = rules.policies();
@@ -127,23 +128,35 @@ fn note_rules(pipeline: &mut Pipeline, change: &Result<(), RulesError>) {
     pipeline.note(EventKind::Config, now(), |event| event.error_type = what.into());
 }
 
+/// The embedded engine died, or is there again: either is an event.
+fn note_engine(pipeline: &mut Pipeline, engine: Option<&Supervisor>) {
+    for news in engine.into_iter().flat_map(Supervisor::news) {
+        let what = match news {
+            News::Ended => "clickhouse_ended",
+            News::Restarted => "clickhouse_restarted",
+        };
+        pipeline.note(EventKind::Config, now(), |event| event.error_type = what.into());
+    }
+}
+
 /// The shim is always there: rules that act may come while the agent runs.
-fn gate(state: &Path, engine: Option<&Embedded>) -> anyhow::Result<Gate> {
+fn gate(state: &Path, engine: Option<&Supervisor>) -> anyhow::Result<Gate> {
     let mut gate = Gate::start(&std::env::current_exe()?, &state.join("run"))?;
     if let Some(engine) = engine {
-        gate.spare_process(engine.pid());
+        let address = engine.address();
+        gate.spare_endpoint(Endpoint { address: address.ip(), port: address.port() });
     }
     Ok(gate)
 }
 
-/// The embedded engine, as a child process.
-fn engine(config: &Config) -> anyhow::Result<Embedded> {
+/// The embedded engine, as a child process that is looked after.
+fn engine(config: &Config) -> anyhow::Result<Supervisor> {
     let listen: SocketAddr = config.store.listen.parse().with_context(|| {
         format!("store.listen: `{}` is no address; write e.g. 127.0.0.1:8123", config.store.listen)
     })?;
     let mut settings = embedded::Config::new(config.state.join("clickhouse"));
     settings.listen = (listen.port() != 0).then_some(listen);
-    Ok(Embedded::start(&settings)?)
+    Ok(Supervisor::start(settings)?)
 }
 
 fn store_config(config: &Config, url: String, agent_id: &str, host: &str) -> anyhow::Result<store::Config> {
