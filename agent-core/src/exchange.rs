@@ -28,8 +28,33 @@ pub struct Session {
     pub adopted: bool,
     /// The server's name for the session (PostgreSQL: the backend's process id); 0 where unknown.
     pub backend: u32,
+    /// How to stop what the session is executing, where its beginning was seen.
+    pub cancel: Option<Cancel>,
     /// Status with which the server refused or ended the session (a SQLSTATE); empty where it did not.
     pub status: String,
+}
+
+/// What makes a server stop what a session is executing: one message, sent to the server's address on a connection of
+/// its own. It holds the session's secret: `Debug` prints a length.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Cancel(Box<[u8]>);
+
+impl Cancel {
+    /// A message as the protocol wants it.
+    pub fn new(message: impl Into<Box<[u8]>>) -> Self {
+        Self(message.into())
+    }
+
+    /// The message.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cancel[{}]", self.0.len())
+    }
 }
 
 /// What a statement is on the wire.

@@ -11,17 +11,21 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_core::exchange::Cancel;
 use agent_core::segment::Endpoint;
 
 use crate::identify::netlink::Diag;
 
 pub mod message; // requests and answers, one datagram each
 pub mod kill; // request -> the kernel -> outcome
+mod cancel; // what a killed session had asked for -> stopped
 pub mod shim; // the process that does it
 
+use cancel::Cancels;
 pub use message::Outcome;
 use message::{Kill, Reply};
 
@@ -62,12 +66,12 @@ pub struct Target<'a> {
     pub local: Endpoint,
     /// The other end.
     pub remote: Endpoint,
-    /// Interface that it is bound to; 0 for none.
-    pub interface: u32,
     /// Inode of its network namespace, where it is known.
     pub namespace: Option<u64>,
     /// Processes at its ends that live on this host: pid and start time, nanoseconds since boot.
     pub processes: &'a [(u32, u64)],
+    /// The server's end, and what stops the statement that runs there.
+    pub cancel: Option<(Endpoint, &'a Cancel)>,
     /// The rule that decided.
     pub rule: &'a str,
 }
@@ -91,9 +95,25 @@ pub struct Gate {
     restarts: u64,
     next: u64,
     own: u64,
-    namespaces: HashMap<u64, Diag>,
-    spared: HashSet<u32>,
+    namespaces: HashMap<u64, Namespace>,
+    cancels: Cancels,
     spared_ends: HashSet<Endpoint>,
+}
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Inode of its network namespace.
+    namespace: u64,
+    /// The interface that it is bound to; 0 for none.
+    interface: u32,
+}
+
+/// One network namespace.
+struct Namespace {
+    diag: Diag,
+    /// To enter it; none for the agent's own.
+    entrance: Option<Arc<File>>,
 }
 
 struct Link {
@@ -115,17 +135,15 @@ impl Gate {
             restarts: 0,
             next: 0,
             own,
-            namespaces: HashMap::from([(own, Diag::open().map_err(GateError::Netlink)?)]),
-            spared: HashSet::from([std::process::id()]),
+            namespaces: HashMap::from([(
+                own,
+                Namespace { diag: Diag::open().map_err(GateError::Netlink)?, entrance: None },
+            )]),
+            cancels: Cancels::default(),
             spared_ends: HashSet::new(),
         };
         gate.link = Some(gate.launch().map_err(GateError::Start)?);
         Ok(gate)
-    }
-
-    /// Connections of this process are never ended: the embedded engine, whatever else the agent depends on.
-    pub fn spare_process(&mut self, pid: u32) {
-        self.spared.insert(pid);
     }
 
     /// Connections to this end are never ended: the ClickHouse that the receipts go to.
@@ -144,11 +162,18 @@ impl Gate {
     }
 
     /// Ends the connection and waits for the answer: about 0.1 ms, at most [`PATIENCE`] for each namespace that has
-    /// to be tried.
+    /// to be tried. What the session had asked for goes on without it: the server is told to stop that too, behind the
+    /// caller's back.
     pub fn kill(&mut self, target: &Target<'_>) -> Done {
         let begin = Instant::now();
-        let mut done = self.find_and_kill(target);
+        let (mut done, place) = self.find_and_kill(target);
         done.total_ns = begin.elapsed().as_nanos() as u64;
+        // A client that has hung up by itself must not have its way either.
+        if let (Outcome::Killed | Outcome::Gone, Some((server, cancel))) = (&done.outcome, target.cancel)
+            && let Some(known) = self.namespaces.get(&place.namespace)
+        {
+            self.cancels.send(server, place.interface, cancel, known.entrance.clone());
+        }
         if matches!(done.outcome, Outcome::Killed) {
             tracing::info!(cookie = target.cookie, rule = target.rule, total_ns = done.total_ns, "killed");
         } else {
@@ -157,26 +182,36 @@ impl Gate {
         done
     }
 
-    fn find_and_kill(&mut self, target: &Target<'_>) -> Done {
+    /// Also says where the connection is, or was most likely.
+    fn find_and_kill(&mut self, target: &Target<'_>) -> (Done, Place) {
         let without_act = |outcome| Done { outcome, act_ns: 0, total_ns: 0 };
-        let spared = target.processes.iter().any(|(pid, _)| self.spared.contains(pid))
+        let spared = target.processes.iter().any(|(pid, _)| *pid == std::process::id())
             || self.spared_ends.contains(&target.local)
             || self.spared_ends.contains(&target.remote);
         if spared {
-            return without_act(Outcome::Refused("the agent depends on this connection".into()));
+            let refused = Outcome::Refused("the agent depends on this connection".into());
+            return (without_act(refused), Place { namespace: self.own, interface: 0 });
         }
         // Cookies are unique over all namespaces: trying the wrong one ends nothing.
         // The same ends may exist in several namespaces, so a refusal by one is not the last word either.
         let hints = target.processes.iter().filter_map(|(pid, _)| namespace_of(pid).ok());
         let mut namespaces: Vec<u64> = target.namespace.into_iter().chain(hints).chain([self.own]).collect();
+        let likely = Place { namespace: namespaces[0], interface: 0 };
         let mut last = without_act(Outcome::Gone);
         let mut everywhere = false;
         let mut next = 0;
         while let Some(namespace) = namespaces.get(next).copied() {
             if !namespaces[..next].contains(&namespace) && self.open(namespace, target.processes) {
-                let done = self.ask(target, namespace);
+                let mut place = Place { namespace, interface: 0 };
+                let mut done = self.ask(target, place);
+                if matches!(done.outcome, Outcome::Gone | Outcome::Refused(_))
+                    && let Some(interface) = self.interface(target, namespace)
+                {
+                    place.interface = interface;
+                    done = self.ask(target, place);
+                }
                 match done.outcome {
-                    Outcome::Killed | Outcome::Failed(_) => return done,
+                    Outcome::Killed | Outcome::Failed(_) => return (done, place),
                     Outcome::Refused(_) => last = done,
                     Outcome::Gone => {}
                 }
@@ -187,7 +222,15 @@ impl Gate {
                 namespaces.extend(all_namespaces());
             }
         }
-        last
+        (last, likely)
+    }
+
+    /// The interface that the connection is bound to (link-local addresses, VRFs): the kernel does not find it by its
+    /// ends alone. None where it is not in this namespace or not bound.
+    fn interface(&mut self, target: &Target<'_>, namespace: u64) -> Option<u32> {
+        let diag = &mut self.namespaces.get_mut(&namespace)?.diag;
+        let entry = diag.find_bound(target.local, target.remote, target.cookie).ok()??;
+        Some(entry.interface).filter(|interface| *interface != 0)
     }
 
     /// Makes sure that there is a `sock_diag` socket for the namespace.
@@ -203,20 +246,22 @@ impl Gate {
         };
         let opened = File::open(format!("/proc/{pid}/ns/net")).and_then(|file| {
             // The process may have moved on between the look and the open.
-            let same = file.metadata()?.ino() == namespace;
-            if same { Diag::open_in(&file) } else { Err(io::Error::from(io::ErrorKind::NotFound)) }
+            if file.metadata()?.ino() != namespace {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Ok(Namespace { diag: Diag::open_in(&file)?, entrance: Some(Arc::new(file)) })
         });
-        let Ok(diag) = opened else { return false };
+        let Ok(opened) = opened else { return false };
         if self.namespaces.len() >= NAMESPACES_MAX {
             let own = self.own;
             self.namespaces.retain(|inode, _| *inode == own);
         }
-        self.namespaces.insert(namespace, diag);
+        self.namespaces.insert(namespace, opened);
         true
     }
 
     /// One question, one answer. A shim that does not answer is replaced and asked once more.
-    fn ask(&mut self, target: &Target<'_>, namespace: u64) -> Done {
+    fn ask(&mut self, target: &Target<'_>, place: Place) -> Done {
         let failed = |reason: String| Done { outcome: Outcome::Failed(reason), act_ns: 0, total_ns: 0 };
         for _ in 0..2 {
             if self.link.is_none() {
@@ -232,13 +277,15 @@ impl Gate {
                 cookie: target.cookie,
                 local: (target.local.address, target.local.port),
                 remote: (target.remote.address, target.remote.port),
-                interface: target.interface,
+                interface: place.interface,
                 processes: target.processes.into(),
                 rule: target.rule.chars().take(message::RULE_MAX / 4).collect(),
                 deadline_ns: message::now_ns() + PATIENCE.as_nanos() as u64,
             };
-            let (Some(link), Some(diag)) = (&self.link, self.namespaces.get(&namespace)) else { break };
-            match exchange(link, diag, &kill) {
+            let (Some(link), Some(known)) = (&self.link, self.namespaces.get(&place.namespace)) else {
+                break;
+            };
+            match exchange(link, &known.diag, &kill) {
                 Ok(reply) => return Done { outcome: reply.outcome, act_ns: reply.act_ns, total_ns: 0 },
                 Err(error) => {
                     tracing::error!(%error, "the shim does not answer: starting it again");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agent_core::connection::Connection;
 use agent_core::event::{CaptureSource, CaptureVantage, Disposition, Event, EventKind};
-use agent_core::exchange::{Blindness, Loss, LossReason, Session, Statement, Ticket};
+use agent_core::exchange::{Blindness, Cancel, Loss, LossReason, Session, Statement, Ticket};
 use agent_core::identity::{Wire, Workload, decide};
 use agent_core::judge::{Subject, Verdict, judge};
 use agent_core::policy::Policies;
@@ -26,8 +26,9 @@ const VERDICTS_MAX: usize = 4096;
 pub trait Host {
     /// The process at the client's end, once it is known which end that is.
     fn workload(&mut self, client: Side) -> Option<Arc<Workload>>;
-    /// Ends the connection now, as the verdict's rule wants. True where it is known to be over.
-    fn kill(&mut self, verdict: &Verdict) -> bool;
+    /// Ends the connection now, as the verdict's rule wants, and has the server stop what it executes. True where the
+    /// connection is known to be over.
+    fn kill(&mut self, verdict: &Verdict, client: Side, cancel: Option<&Cancel>) -> bool;
 }
 
 /// Nothing is known about the ends: a capture file.
@@ -37,7 +38,7 @@ impl Host for Nobody {
     fn workload(&mut self, _client: Side) -> Option<Arc<Workload>> {
         None
     }
-    fn kill(&mut self, _verdict: &Verdict) -> bool {
+    fn kill(&mut self, _verdict: &Verdict, _client: Side, _cancel: Option<&Cancel>) -> bool {
         false
     }
 }
@@ -219,9 +220,12 @@ impl FlowSink<'_> {
         if verdict.policy_rule.is_empty() {
             return Ticket::default();
         }
-        if verdict.kills() && !self.host.kill(&verdict) {
-            // The receipt says what was done, not what was wanted.
-            verdict.disposition = Disposition::Alerted;
+        if verdict.kills() {
+            let client = self.state.client.unwrap_or(Side::A);
+            if !self.host.kill(&verdict, client, statement.session.cancel.as_ref()) {
+                // The receipt says what was done, not what was wanted.
+                verdict.disposition = Disposition::Alerted;
+            }
         }
         if self.state.verdicts.len() >= VERDICTS_MAX {
             self.state.verdicts.pop_front();

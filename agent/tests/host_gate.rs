@@ -54,9 +54,9 @@ impl Pair {
             cookie: self.cookie,
             local: endpoint(self.client.local_addr().unwrap()),
             remote: endpoint(self.client.peer_addr().unwrap()),
-            interface: 0,
             namespace: None,
             processes: &[],
+            cancel: None,
             rule: "test",
         }
     }

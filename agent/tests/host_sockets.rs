@@ -68,7 +68,7 @@ fn an_adopted_connection_has_its_process() {
     let other = Tapped { cookie: mine, local, remote };
     assert_eq!(resolver.resolve_peer(&other).as_ref(), Some(&client));
     assert_eq!(resolver.resolve_peer(&tapped).unwrap().process.pid, std::process::id());
-    let identity = Resolver::identity(Some(&client), Wire { db_user: "shop", application_name: "" });
+    let identity = Resolver::identity(Some(&client), Wire { db_user: "shop", ..Wire::default() });
     assert!(
         identity.claims.iter().any(|c| &*c.key == "process_pid" && *c.value == *child.0.id().to_string())
     );
@@ -142,9 +142,9 @@ fn another_network_namespace() {
         cookie: owner.entry.cookie,
         local,
         remote,
-        interface: 0,
         namespace: None,
         processes: &[],
+        cancel: None,
         rule: "test",
     };
     let there = [(sleep.0.id(), 0)];

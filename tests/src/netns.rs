@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use xtask::{scratch, shell};
 
 /// One namespace: "another host" on this machine.
 pub struct NetNs {
     name: String,
     link: String,
+    peer: String,
     /// The host's IPv4 address on the link.
     pub host4: String,
     /// The host's IPv6 address on the link.
@@ -29,22 +30,42 @@ impl NetNs {
         let ns = Self {
             name: format!("weir-{run}-{}-{number}", std::process::id()),
             link: format!("w{run}h{number}"),
+            peer: format!("w{run}p{number}"),
             host4: format!("10.213.{high}.{}", low + 1),
             host6: format!("fd77:6972:{subnet:x}::1"),
         };
-        let (name, link, peer) = (&ns.name, &ns.link, format!("w{run}p{number}"));
+        let (name, link, peer) = (&ns.name, &ns.link, &ns.peer);
         let (guest4, guest6) =
             (format!("10.213.{high}.{}/30", low + 2), format!("fd77:6972:{subnet:x}::2/64"));
         ip(&["netns", "add", name])?;
-        ip(&["link", "add", link, "type", "veth", "peer", "name", &peer, "netns", name])?;
+        ip(&["link", "add", link, "type", "veth", "peer", "name", peer, "netns", name])?;
         ip(&["address", "add", &format!("{}/30", ns.host4), "dev", link])?;
         ip(&["address", "add", &format!("{}/64", ns.host6), "dev", link, "nodad"])?;
         ip(&["link", "set", link, "up"])?;
-        ip(&["-n", name, "address", "add", &guest4, "dev", &peer])?;
-        ip(&["-n", name, "address", "add", &guest6, "dev", &peer, "nodad"])?;
-        ip(&["-n", name, "link", "set", &peer, "up"])?;
+        ip(&["-n", name, "address", "add", &guest4, "dev", peer])?;
+        ip(&["-n", name, "address", "add", &guest6, "dev", peer, "nodad"])?;
+        ip(&["-n", name, "link", "set", peer, "up"])?;
         ip(&["-n", name, "link", "set", "lo", "up"])?;
         Ok(ns)
+    }
+
+    /// The host's link-local address, as one writes it inside the namespace.
+    pub fn host_on_link(&self) -> Result<String> {
+        // It is tentative for a second or two, until nobody has claimed it.
+        for _ in 0..100 {
+            let ip = shell::find("ip").unwrap_or_else(|| "ip".into());
+            let mut show = Command::new(ip);
+            show.args(["-6", "-o", "address", "show", "dev", &self.link, "scope", "link"]);
+            let said = shell::output(&mut show)?;
+            let address = said.split_whitespace().find(|word| word.starts_with("fe80"));
+            if let Some((address, _)) = address.and_then(|a| a.split_once('/'))
+                && !said.contains("tentative")
+            {
+                return Ok(format!("{address}%{}", self.peer));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        bail!("no link-local address on {}", self.link)
     }
 
     /// The same command, run inside the namespace.

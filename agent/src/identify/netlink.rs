@@ -85,7 +85,8 @@ impl Diag {
     }
 
     fn from_socket(socket: netlink_sys::Socket) -> Self {
-        Self { socket, sequence: 0, buffer: vec![0; BUFFER] }
+        // The agent and its shims ask by one socket, in turn: no answer to another's question may pass for one's own.
+        Self { socket, sequence: std::process::id() << 16, buffer: vec![0; BUFFER] }
     }
 
     /// Every TCP socket, IPv4 and IPv6. About 1 us a socket.
@@ -112,6 +113,26 @@ impl Diag {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             other => other.map(|()| found.filter(|entry| entry.local == local && entry.remote == remote)),
         }
+    }
+
+    /// The socket with these ports and this cookie, by a dump: unlike [`Diag::find`] this finds sockets that are bound
+    /// to an interface. The kernel goes through all sockets, but tells of few.
+    pub fn find_bound(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        cookie: u64,
+    ) -> io::Result<Option<Entry>> {
+        let mut found = None;
+        // A socket of the one family may have ends of the other.
+        for family in [AF_INET, AF_INET6] {
+            let mut asked = exact(local, remote, 0, None);
+            asked.family = family;
+            asked.states = StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT;
+            self.send(SockDiagMessage::InetRequest(asked), NLM_F_DUMP)?;
+            self.receive(&mut |entry| found = found.or(Some(entry).filter(|entry| entry.cookie == cookie)))?;
+        }
+        Ok(found)
     }
 
     /// Destroys the socket with these two ends and this cookie: both ends see a reset. The kernel answers ENOENT

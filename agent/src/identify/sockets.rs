@@ -83,7 +83,10 @@ impl Sockets {
         if let Some(known) = self.by_cookie.get(&cookie) {
             return Some(*known);
         }
-        let (namespace, entry) = self.namespaces.iter_mut().find_map(|(namespace, diag)| {
+        let own = std::fs::metadata("/proc/self/ns/net").map(|m| m.ino()).ok();
+        let mut namespaces: Vec<_> = self.namespaces.iter_mut().collect();
+        namespaces.sort_by_key(|(namespace, _)| Some(**namespace) != own);
+        let (namespace, entry) = namespaces.into_iter().find_map(|(namespace, diag)| {
             let entry = diag.find(local, remote).ok().flatten()?;
             (entry.cookie == cookie).then_some((*namespace, entry))
         })?;

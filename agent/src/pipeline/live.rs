@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::{Counters, Open, Packet, Socket, Tuple, direction, mode, tcp};
 use agent_core::event::{CaptureSource, EventKind};
+use agent_core::exchange::Cancel;
 use agent_core::identity::Workload;
 use agent_core::judge::Verdict;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
@@ -94,17 +95,20 @@ impl Host for Here<'_> {
         // The server's socket is tapped: the client is elsewhere, unless it was there before the agent.
         if self.begun { None } else { self.resolver.resolve_peer(&self.tapped) }
     }
-    fn kill(&mut self, verdict: &Verdict) -> bool {
+    fn kill(&mut self, verdict: &Verdict, client: Side, cancel: Option<&Cancel>) -> bool {
         let Some(gate) = self.gate.as_deref_mut() else { return false };
         let known = self.resolver.resolve_now(self.tapped.cookie);
         let processes: Vec<_> = known.iter().map(|w| (w.process.pid, w.process.start_ns)).collect();
+        // A process tells its network namespace faster than the table of sockets does.
+        let namespace = if known.is_none() { self.resolver.namespace(&self.tapped) } else { None };
+        let server = if client == Side::A { self.tapped.remote } else { self.tapped.local };
         let done = gate.kill(&Target {
             cookie: self.tapped.cookie,
             local: self.tapped.local,
             remote: self.tapped.remote,
-            interface: 0,
-            namespace: None,
+            namespace,
             processes: &processes,
+            cancel: cancel.map(|cancel| (server, cancel)),
             rule: &verdict.policy_rule,
         });
         done.outcome == Outcome::Killed

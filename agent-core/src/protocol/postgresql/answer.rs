@@ -3,7 +3,7 @@
 use super::command::{self, Command, Setting};
 use super::frames::Message;
 use super::machine::{Copy, Expect, Item, Machine, Phase};
-use super::tag;
+use super::{startup, tag};
 use crate::exchange::{Blindness, Kind, Statement};
 use crate::protocol::Context;
 use crate::reader::Reader;
@@ -32,8 +32,13 @@ impl Machine {
             b'S' | b'K' if message.cut.is_some() => return,
             b'S' => return self.parameter_status(message.body, context),
             b'K' => {
-                let backend = Reader::new(message.body).u32().unwrap_or(0);
-                return self.change(context, |session| session.backend = backend);
+                let mut reader = Reader::new(message.body);
+                let backend = reader.u32().unwrap_or(0);
+                let cancel = startup::cancel(backend, reader.rest());
+                return self.change(context, |session| {
+                    session.backend = backend;
+                    session.cancel = cancel;
+                });
             }
             b'N' | b'A' | b'R' | b'v' => return,
             _ => {}

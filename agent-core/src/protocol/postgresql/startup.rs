@@ -1,7 +1,7 @@
 //! The first packet of a connection -> what it asks for: a session, encryption, a cancellation.
 
 use super::settings::Values;
-use crate::exchange::Session;
+use crate::exchange::{Cancel, Session};
 use crate::reader::Reader;
 
 /// What an untyped packet of the startup phase is.
@@ -78,6 +78,13 @@ pub(super) fn direct_tls(bytes: &[u8]) -> Option<bool> {
     let length = usize::from(reader.u16()?);
     let hello = reader.bytes(length)?;
     Some(hello.windows(ALPN.len()).any(|window| window == ALPN))
+}
+
+/// The CancelRequest for a backend and its key: four bytes in protocol 3.0, up to 256 in 3.2.
+pub(super) fn cancel(backend: u32, key: &[u8]) -> Option<Cancel> {
+    let length = u32::try_from(key.len()).ok().filter(|length| (4..=256).contains(length))? + 12;
+    let head = [length.to_be_bytes(), CANCEL.to_be_bytes(), backend.to_be_bytes()];
+    Some(Cancel::new([head.as_flattened(), key].concat()))
 }
 
 /// Fills in what the startup packet says about the session.
@@ -157,6 +164,19 @@ mod tests {
         );
         assert_eq!((seen.search_path.as_str(), seen.role.as_str()), ("a b", "eve"));
         assert_eq!(seen.application_name, "psql");
+    }
+
+    #[test]
+    fn a_cancel_request_is_one() {
+        for key in [&b"abcd"[..], &[7; 32], &[7; 256]] {
+            let request = cancel(4711, key).unwrap();
+            assert_eq!(begins(request.bytes()), Some(true));
+            let (length, body) = request.bytes().split_first_chunk().unwrap();
+            assert_eq!(u32::from_be_bytes(*length) as usize, request.bytes().len());
+            assert_eq!((packet(body), &body[8..]), (Packet::Cancel(4711), key));
+            assert_eq!(format!("{request:?}"), format!("cancel[{}]", key.len() + 12), "the key is a secret");
+        }
+        assert!([&b"abc"[..], &[7; 257]].iter().all(|key| cancel(4711, key).is_none()));
     }
 
     #[test]

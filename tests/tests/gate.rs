@@ -1,0 +1,98 @@
+//! A kill wherever the session is, and what the session had asked for with it.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use tests::client::{self, Route};
+use tests::netns::NetNs;
+use tests::stored::wait_for;
+use tests::wire::{self, Wire};
+use xtask::clickhouse::ClickHouse;
+use xtask::postgres::Postgres;
+use xtask::scratch::Scratch;
+use xtask::weir::{self, Weir};
+
+/// Sleeps at every row: ten seconds in all, unless something stops it.
+const SLOW_DELETE: &str = "delete from victims where pg_sleep(0.05) is not null";
+const VICTIMS: &str = "create table victims as select generate_series(1, 200) as id";
+
+/// An agent that ends every session that deletes.
+fn no_deletes() -> Result<(Weir, ClickHouse)> {
+    let scratch = Scratch::new("agent")?;
+    fs::create_dir_all(scratch.path().join("policies"))?;
+    fs::write(
+        scratch.path().join("policies/deletes.yaml"),
+        "kind: DatabasePolicy\nmetadata: {name: no-deletes}\nspec:\n  mode: enforce\n  match:\n    \
+         statement: {effects: [delete]}\n  action: kill\n",
+    )?;
+    Weir::run(&weir::binary()?, scratch, "")
+}
+
+/// Waits until no session but our own is at work, then counts what is left.
+fn victims_left(server: &Postgres) -> Result<String> {
+    while server.quietly(
+        "select count(*) from pg_stat_activity where query like 'delete%' and pid != pg_backend_pid()",
+    )? != "0"
+    {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    server.quietly("select count(*) from victims")
+}
+
+const KILLED: &str =
+    "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND disposition = 'killed'";
+
+#[test]
+fn what_a_killed_session_had_asked_for_is_not_done() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.quietly(VICTIMS)?;
+    let (mut agent, clickhouse) = no_deletes()?;
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    wire.send(&wire::query(SLOW_DELETE))?;
+    assert!(wire.until_ready().is_err(), "the session goes on");
+    assert_eq!(victims_left(&server)?, "200", "the statement was carried out without its session");
+
+    // Whoever sends and hangs up at once gets no further.
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    rustix::net::sockopt::set_socket_linger(&wire.stream, Some(std::time::Duration::ZERO))?;
+    wire.send(&wire::query(SLOW_DELETE))?;
+    drop(wire);
+    while server.quietly("select count(*) from pg_stat_activity where application_name = 'wire'")? != "0" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(victims_left(&server)?, "200", "a client that hung up had its way");
+    wait_for(&clickhouse, KILLED, |n| n > 0)?;
+    // The agent hides nothing that it does: its requests to cancel are events of its own process.
+    let own = format!(
+        "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND process_pid = {} AND server_port = {}",
+        agent.pid(),
+        server.port
+    );
+    assert_eq!(wait_for(&clickhouse, &own, |n| n >= 2)?, 2);
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+#[test]
+fn a_session_in_another_namespace_or_on_a_link_is_killed() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    server.quietly(VICTIMS)?;
+    let namespace = NetNs::new()?;
+    let link = namespace.host_on_link().context("the host has no link-local address")?;
+    let (mut agent, clickhouse) = no_deletes()?;
+    let routes = [
+        Route::veth4(&namespace),
+        Route::veth6(&namespace),
+        Route { host: link, namespace: Some(&namespace) },
+    ];
+    for (number, route) in routes.iter().enumerate() {
+        // The session ends with an error of its own, which is what is wanted.
+        let said = client::psql(&server, route, &["-c", "select 'at work'", "-c", SLOW_DELETE]);
+        assert!(said.is_err(), "{}: the session went on: {said:?}", route.host);
+        assert_eq!(victims_left(&server)?, "200", "{}: {}", route.host, agent.said());
+        let known = format!("{KILLED} AND process_executable_path LIKE '%/psql'");
+        assert_eq!(wait_for(&clickhouse, &known, |n| n > number as u64)?, number as u64 + 1);
+    }
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
