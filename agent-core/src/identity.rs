@@ -39,7 +39,7 @@ pub struct Claim {
     pub key: Arc<str>,
     /// Its value.
     pub value: Arc<str>,
-    /// Where it comes from: `kernel` `proc` `cgroup` `environment` `wire` ...
+    /// Where it comes from: `kernel` `proc` `cgroup` `environment` `wire` `server_title` ...
     pub source: Arc<str>,
     /// 0 to 100.
     pub confidence: u8,
@@ -95,6 +95,8 @@ pub struct Workload {
 pub struct Wire<'a> {
     /// Database user.
     pub db_user: &'a str,
+    /// The user is what the title of the server's process says: the login itself was not seen.
+    pub titled: bool,
     /// `application_name` and its like.
     pub application_name: &'a str,
 }
@@ -133,7 +135,7 @@ pub fn decide(workload: Option<&Workload>, wire: Wire<'_>) -> Identity {
         identity.process = Some(process.clone());
         identity.container.clone_from(&workload.container);
     }
-    claim("db_user", wire.db_user, "wire", 30);
+    claim("db_user", wire.db_user, if wire.titled { "server_title" } else { "wire" }, 30);
     claim("db_application_name", wire.application_name, "wire", 10);
     identity.principal = principal(workload, wire.db_user);
     identity.conflict = conflict(&claims);
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     fn principal_follows_the_order_of_trust() {
-        let wire = Wire { db_user: "shop", application_name: "psql" };
+        let wire = Wire { db_user: "shop", application_name: "psql", titled: false };
         let name = |w: Option<Workload>| decide(w.as_ref(), wire).principal.to_string();
         let id = "0123456789abcdef0123456789abcdef";
         assert_eq!(name(Some(workload(Some(id), Some("alice"), "root"))), "container:0123456789ab");
@@ -196,7 +198,7 @@ mod tests {
     fn wire_claims_are_weak_and_guesses_weaker_than_facts() {
         let mut w = workload(None, None, "root");
         let confidence = |w: &Workload, key: &str| {
-            let identity = decide(Some(w), Wire { db_user: "shop", application_name: "" });
+            let identity = decide(Some(w), Wire { db_user: "shop", ..Wire::default() });
             identity.claims.iter().find(|c| &*c.key == key).map(|c| c.confidence)
         };
         assert_eq!(confidence(&w, "process_owner"), Some(95));

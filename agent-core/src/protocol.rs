@@ -116,6 +116,22 @@ pub enum Start {
     Midstream,
 }
 
+/// Whom a server process serves, by its title.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Titled {
+    /// Database user that the session logged in as.
+    pub user: String,
+    /// Database.
+    pub namespace: String,
+}
+
+/// What the process title of a server says about the session of the client at this port; none where the protocol's
+/// servers say nothing there.
+pub fn titled(protocol: &str, title: &str, client_port: u16) -> Option<Titled> {
+    let entry = PROTOCOLS.iter().find(|entry| entry.name == protocol)?;
+    (entry.title)(title, client_port)
+}
+
 /// One database protocol: a row of the table.
 pub struct Entry {
     /// Value of `db_system_name` (OpenTelemetry).
@@ -126,6 +142,8 @@ pub struct Entry {
     pub port: u16,
     /// Looks at the first bytes of both directions. Called again as more of them come.
     pub detect: fn(&First<'_>) -> Guess,
+    /// Reads what the title of a server process says about the session that it serves for the client at this port.
+    pub title: fn(&str, u16) -> Option<Titled>,
     /// Makes a parser for one connection.
     pub open: fn(Start) -> Box<dyn Protocol>,
 }

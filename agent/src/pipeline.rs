@@ -13,7 +13,7 @@ use agent_core::exchange::{Blindness, Cancel, Loss, LossReason, Session, Stateme
 use agent_core::identity::{Wire, Workload, decide};
 use agent_core::judge::{Subject, Verdict, judge};
 use agent_core::policy::Policies;
-use agent_core::protocol::Sink;
+use agent_core::protocol::{Sink, Titled, titled};
 use agent_core::segment::{Endpoint, Nanos, Segment, Side};
 use agent_core::sql::{Analysis, Texts};
 
@@ -26,6 +26,8 @@ const VERDICTS_MAX: usize = 4096;
 pub trait Host {
     /// The process at the client's end, once it is known which end that is.
     fn workload(&mut self, client: Side) -> Option<Arc<Workload>>;
+    /// The titles of the processes that hold the server's end, where that is on this host.
+    fn server_titles(&mut self, client: Side) -> Vec<String>;
     /// Ends the connection now, as the verdict's rule wants, and has the server stop what it executes. True where the
     /// connection is known to be over.
     fn kill(&mut self, verdict: &Verdict, client: Side, cancel: Option<&Cancel>) -> bool;
@@ -37,6 +39,9 @@ pub struct Nobody;
 impl Host for Nobody {
     fn workload(&mut self, _client: Side) -> Option<Arc<Workload>> {
         None
+    }
+    fn server_titles(&mut self, _client: Side) -> Vec<String> {
+        Vec::new()
     }
     fn kill(&mut self, _verdict: &Verdict, _client: Side, _cancel: Option<&Cancel>) -> bool {
         false
@@ -95,6 +100,8 @@ struct State {
     prototype: Event,
     workload: Option<Arc<Workload>>,
     session: Option<Arc<Session>>,
+    /// Who a session is that was joined too late to see its login.
+    titled: Option<Titled>,
     announced: bool,
     /// Verdicts on statements whose answer is awaited, oldest first. Empty while no rule matches.
     verdicts: VecDeque<(u64, Verdict)>,
@@ -122,6 +129,7 @@ impl Flow {
                 prototype: Event::default(),
                 workload: None,
                 session: None,
+                titled: None,
                 announced: false,
                 verdicts: VecDeque::new(),
                 judged: 0,
@@ -174,7 +182,8 @@ struct FlowSink<'a> {
 impl FlowSink<'_> {
     /// Everything about the flow that does not change from statement to statement.
     fn refresh(&mut self) {
-        let State { session_id, ends, client, session, workload, prototype, source, .. } = &mut *self.state;
+        let State { session_id, ends, client, session, titled, workload, prototype, source, .. } =
+            &mut *self.state;
         let client = client.unwrap_or(Side::A);
         let (from, to) = (ends[client.index()], ends[client.other().index()]);
         let p = prototype;
@@ -190,12 +199,21 @@ impl FlowSink<'_> {
         p.capture_vantage = if client == Side::A { CaptureVantage::Client } else { CaptureVantage::Server };
         let mut wire = Wire::default();
         if let Some(session) = session {
-            let user = if session.role.is_empty() { &session.user } else { &session.role };
+            // What the wire said counts for more.
+            let known = |wire, title| if String::is_empty(wire) { title } else { wire };
+            let (login, namespace) = match titled {
+                Some(titled) => {
+                    (known(&session.user, &titled.user), known(&session.namespace, &titled.namespace))
+                }
+                None => (&session.user, &session.namespace),
+            };
+            let user = known(&session.role, login);
             p.db_system_name = session.system.into();
-            p.db_namespace = session.namespace.as_str().into();
+            p.db_namespace = namespace.as_str().into();
             p.db_user = user.as_str().into();
             p.db_application_name = session.application_name.as_str().into();
-            wire.db_user = &session.user;
+            wire.db_user = login;
+            wire.titled = session.user.is_empty();
             wire.application_name = &session.application_name;
         }
         record::identify(p, decide(workload.as_deref(), wire));
@@ -273,6 +291,12 @@ impl Sink for FlowSink<'_> {
 
     fn session(&mut self, session: &Arc<Session>) {
         self.state.session = Some(Arc::clone(session));
+        if !self.state.announced && session.adopted && session.user.is_empty() {
+            let client = self.state.client.unwrap_or(Side::A);
+            let port = self.state.ends[client.index()].port;
+            let titles = self.host.server_titles(client);
+            self.state.titled = titles.iter().find_map(|title| titled(session.system, title, port));
+        }
         self.refresh();
         if !self.state.announced {
             self.state.announced = true;

@@ -80,6 +80,12 @@ fn connections_from_before_are_adopted() -> Result<()> {
     // Whose answer the first one is cannot be known: requests from before the join may be unanswered.
     assert!(first == early || first == (String::new(), false, None), "{first:?}");
     assert_eq!(rest, [early.clone(), early, late.clone(), late]);
+    // Nor is who they are, from the wire: the server's own processes tell.
+    for event in tap::statements(&events) {
+        assert_eq!((&*event.db_user, &*event.db_namespace), ("postgres", "postgres"));
+        let claim = event.identity_claims.iter().find(|claim| &*claim.key == "db_user");
+        assert_eq!(claim.map(|claim| &*claim.source), Some("server_title"));
+    }
     let ours = std::process::id();
     assert!(
         tap::statements(&events).iter().all(|e| e.process_pid == Some(ours)),

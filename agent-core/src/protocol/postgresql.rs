@@ -11,6 +11,7 @@ mod parameters; // Bind -> values
 mod prepared; // names of statements and portals
 mod request; // what the client sends
 mod settings; // role and search path, with their transaction
+mod title; // title of a server process -> user and database
 mod startup; // first packet -> session, encryption, cancellation
 mod tag;
 mod types; // values -> text // CommandComplete -> rows
@@ -28,6 +29,7 @@ pub(super) const ENTRY: Entry = Entry {
     dialect: Dialect::Postgresql,
     port: 5432,
     detect,
+    title: title::read,
     open: |start| Box::new(Postgresql::new(start)),
 };
 

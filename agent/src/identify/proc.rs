@@ -85,6 +85,12 @@ pub(super) fn observe(pid: u32) -> Option<Observed> {
     })
 }
 
+/// What a living process calls itself: a server may write a title over its arguments.
+pub(super) fn title(pid: u32) -> Option<String> {
+    let process = Process::new(i32::try_from(pid).ok()?).ok()?;
+    Some(split_arguments(&read(&process, "cmdline", ARGUMENTS_MAX)).join(" ").trim_end().to_owned())
+}
+
 /// NUL-separated arguments -> text; a process may have overwritten its own with anything.
 pub(super) fn split_arguments(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);

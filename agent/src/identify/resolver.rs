@@ -5,6 +5,7 @@ use std::sync::Arc;
 use agent_core::identity::{Identity, Wire, Workload, decide};
 use agent_core::segment::Endpoint;
 
+use super::proc;
 use super::process::ProcessTable;
 use super::sockets::{SocketOwner, Sockets};
 
@@ -55,6 +56,16 @@ impl Resolver {
         let owner =
             self.sockets.get_or_insert_with(Sockets::snapshot).of_ends(socket.remote, socket.local)?;
         self.processes.of_connection(owner.entry.cookie).or_else(|| self.attribute(&owner))
+    }
+
+    /// The titles of the processes at one end of the connection: the tapped one, or the other where `far`. Servers say
+    /// there whom they serve; one that forks for each connection may hold it with its child. May take milliseconds, as
+    /// [`Resolver::resolve_slow`].
+    pub fn titles(&mut self, socket: &Tapped, far: bool) -> Vec<String> {
+        let sockets = self.sockets.get_or_insert_with(Sockets::snapshot);
+        let owner =
+            if far { sockets.of_ends(socket.remote, socket.local) } else { sockets.of_cookie(socket.cookie) };
+        owner.iter().flat_map(|owner| &owner.pids).filter_map(|pid| proc::title(*pid)).collect()
     }
 
     /// The inode of the network namespace that holds the socket: a kill must happen in it.

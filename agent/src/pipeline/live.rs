@@ -95,6 +95,9 @@ impl Host for Here<'_> {
         // The server's socket is tapped: the client is elsewhere, unless it was there before the agent.
         if self.begun { None } else { self.resolver.resolve_peer(&self.tapped) }
     }
+    fn server_titles(&mut self, client: Side) -> Vec<String> {
+        self.resolver.titles(&self.tapped, client == Side::A)
+    }
     fn kill(&mut self, verdict: &Verdict, client: Side, cancel: Option<&Cancel>) -> bool {
         let Some(gate) = self.gate.as_deref_mut() else { return false };
         let known = self.resolver.resolve_now(self.tapped.cookie);

@@ -91,7 +91,7 @@ impl Recorder {
         let redaction = if self.redaction_by_database.is_empty() {
             self.redaction
         } else {
-            self.redaction_by_database.get(&statement.session.namespace).copied().unwrap_or(self.redaction)
+            self.redaction_by_database.get(&*prototype.db_namespace).copied().unwrap_or(self.redaction)
         };
         let mut event = prototype.clone();
         event.event_kind = EventKind::Statement;
