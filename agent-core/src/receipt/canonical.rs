@@ -1,7 +1,10 @@
 //! Event -> canonical bytes: the fields in the contract's order, encoded as ClickHouse's RowBinary.
 
-use crate::event::{CaptureSource, CaptureVantage, Disposition, Event, EventKind};
-use crate::sql::{Access, Effect};
+use std::sync::Arc;
+
+use crate::event::{CaptureSource, CaptureVantage, DataClass, Disposition, Event, EventKind};
+use crate::identity::Claim;
+use crate::sql::{Access, Effect, Relation};
 
 /// `DateTime64(9)` counts nanoseconds in an `Int64`.
 const LATEST: u64 = i64::MAX as u64;
@@ -55,184 +58,6 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn text(out: &mut Vec<u8>, value: &str) {
-    varint(out, value.len() as u64);
-    out.extend_from_slice(value.as_bytes());
-}
-
-fn nullable<const N: usize>(out: &mut Vec<u8>, value: Option<[u8; N]>) {
-    match value {
-        None => out.push(1),
-        Some(bytes) => {
-            out.push(0);
-            out.extend_from_slice(&bytes);
-        }
-    }
-}
-
-fn list<T>(out: &mut Vec<u8>, items: &[T], mut each: impl FnMut(&mut Vec<u8>, &T)) {
-    varint(out, items.len() as u64);
-    for item in items {
-        each(out, item);
-    }
-}
-
-/// Appends the canonical bytes of an event.
-pub fn canonical(e: &Event, out: &mut Vec<u8>) {
-    // Taken apart by name: a field that is added to the event does not compile until it is added here.
-    let Event {
-        event_id,
-        time,
-        event_kind,
-        agent_id,
-        host_name,
-        session_id,
-        db_system_name,
-        db_namespace,
-        db_user,
-        db_application_name,
-        db_query_text,
-        batch_id,
-        batch_index,
-        db_query_summary,
-        db_operation_name,
-        db_collection_name,
-        db_query_fingerprint,
-        db_query_parameters,
-        statement_effects,
-        statement_relations,
-        statement_unbounded,
-        statement_complete,
-        data_classes,
-        db_response_status_code,
-        error_type,
-        db_response_returned_rows,
-        db_response_affected_rows,
-        duration_ns,
-        first_byte_ns,
-        client_address,
-        client_port,
-        server_address,
-        server_port,
-        network_transport,
-        network_tls,
-        process_pid,
-        process_start_ns,
-        process_executable_path,
-        process_command_line,
-        process_owner,
-        process_auid,
-        process_ancestry,
-        container_id,
-        container_runtime,
-        k8s_namespace_name,
-        k8s_pod_name,
-        k8s_pod_uid,
-        k8s_workload_kind,
-        k8s_workload_name,
-        k8s_service_account_name,
-        ai_agent_name,
-        identity_principal,
-        identity_claims,
-        identity_conflict,
-        trace_id,
-        span_id,
-        policy_rule,
-        policy_version,
-        policy_mode,
-        disposition,
-        approval_id,
-        approval_state,
-        approval_actor,
-        capture_source,
-        capture_vantage,
-        capture_truncated,
-        capture_lost_before,
-        capture_bytes,
-        sequence,
-        previous_hash: _,
-        hash: _,
-    } = e;
-    out.extend_from_slice(&((event_id >> 64) as u64).to_le_bytes());
-    out.extend_from_slice(&(*event_id as u64).to_le_bytes());
-    out.extend_from_slice(&(*time).min(LATEST).to_le_bytes());
-    out.push(event_kind.code());
-    text(out, agent_id);
-    text(out, host_name);
-    out.extend_from_slice(&session_id.to_le_bytes());
-    for value in [db_system_name, db_namespace, db_user, db_application_name, db_query_text, batch_id] {
-        text(out, value);
-    }
-    out.extend_from_slice(&batch_index.to_le_bytes());
-    for value in [db_query_summary, db_operation_name, db_collection_name, db_query_fingerprint] {
-        text(out, value);
-    }
-    list(out, db_query_parameters, |out, value| text(out, value));
-    list(out, statement_effects, |out, effect| out.push(effect.code()));
-    list(out, statement_relations, |out, relation| {
-        text(out, &relation.name);
-        out.push(relation.access.code());
-    });
-    out.push(u8::from(*statement_unbounded));
-    out.push(u8::from(*statement_complete));
-    list(out, data_classes, |out, found| {
-        text(out, &found.class);
-        text(out, &found.column);
-    });
-    text(out, db_response_status_code);
-    text(out, error_type);
-    for value in [db_response_returned_rows, db_response_affected_rows, duration_ns, first_byte_ns] {
-        nullable(out, value.map(u64::to_le_bytes));
-    }
-    text(out, client_address);
-    out.extend_from_slice(&client_port.to_le_bytes());
-    text(out, server_address);
-    out.extend_from_slice(&server_port.to_le_bytes());
-    text(out, network_transport);
-    out.push(u8::from(*network_tls));
-    nullable(out, process_pid.map(u32::to_le_bytes));
-    nullable(out, process_start_ns.map(u64::to_le_bytes));
-    for value in [process_executable_path, process_command_line, process_owner] {
-        text(out, value);
-    }
-    nullable(out, process_auid.map(u32::to_le_bytes));
-    list(out, process_ancestry, |out, value| text(out, value));
-    for value in [
-        container_id,
-        container_runtime,
-        k8s_namespace_name,
-        k8s_pod_name,
-        k8s_pod_uid,
-        k8s_workload_kind,
-        k8s_workload_name,
-        k8s_service_account_name,
-        ai_agent_name,
-        identity_principal,
-    ] {
-        text(out, value);
-    }
-    list(out, identity_claims, |out, claim| {
-        text(out, &claim.key);
-        text(out, &claim.value);
-        text(out, &claim.source);
-        out.push(claim.confidence);
-    });
-    out.push(u8::from(*identity_conflict));
-    for value in [trace_id, span_id, policy_rule, policy_version, policy_mode] {
-        text(out, value);
-    }
-    out.push(disposition.code());
-    for value in [approval_id, approval_state, approval_actor] {
-        text(out, value);
-    }
-    out.push(capture_source.code());
-    out.push(capture_vantage.code());
-    out.push(u8::from(*capture_truncated));
-    for value in [capture_lost_before, capture_bytes, sequence] {
-        out.extend_from_slice(&value.to_le_bytes());
-    }
-}
-
 /// How a field lies in the canonical bytes.
 #[derive(Clone, Copy)]
 enum Shape {
@@ -242,115 +67,249 @@ enum Shape {
     Text,
     /// One byte, and so many more where it is 0.
     Nullable(usize),
-    /// A count and so many texts.
-    Texts,
     /// A count and so many items: texts, then bytes.
-    Tuples { texts: usize, bytes: usize },
+    List { texts: usize, bytes: usize },
 }
 
-use Shape::{Fixed, Nullable, Text, Texts, Tuples};
+use Shape::{Fixed, List, Nullable, Text};
 
-/// The fields of the canonical bytes, in order. Names are those of the event and of the ClickHouse columns.
-const SHAPES: [(&str, Shape); 69] = [
-    ("event_id", Fixed(16)),
-    ("time", Fixed(8)),
-    ("event_kind", Fixed(1)),
-    ("agent_id", Text),
-    ("host_name", Text),
-    ("session_id", Fixed(8)),
-    ("db_system_name", Text),
-    ("db_namespace", Text),
-    ("db_user", Text),
-    ("db_application_name", Text),
-    ("db_query_text", Text),
-    ("batch_id", Text),
-    ("batch_index", Fixed(4)),
-    ("db_query_summary", Text),
-    ("db_operation_name", Text),
-    ("db_collection_name", Text),
-    ("db_query_fingerprint", Text),
-    ("db_query_parameters", Texts),
-    ("statement_effects", Tuples { texts: 0, bytes: 1 }),
-    ("statement_relations", Tuples { texts: 1, bytes: 1 }),
-    ("statement_unbounded", Fixed(1)),
-    ("statement_complete", Fixed(1)),
-    ("data_classes", Tuples { texts: 2, bytes: 0 }),
-    ("db_response_status_code", Text),
-    ("error_type", Text),
-    ("db_response_returned_rows", Nullable(8)),
-    ("db_response_affected_rows", Nullable(8)),
-    ("duration_ns", Nullable(8)),
-    ("first_byte_ns", Nullable(8)),
-    ("client_address", Text),
-    ("client_port", Fixed(2)),
-    ("server_address", Text),
-    ("server_port", Fixed(2)),
-    ("network_transport", Text),
-    ("network_tls", Fixed(1)),
-    ("process_pid", Nullable(4)),
-    ("process_start_ns", Nullable(8)),
-    ("process_executable_path", Text),
-    ("process_command_line", Text),
-    ("process_owner", Text),
-    ("process_auid", Nullable(4)),
-    ("process_ancestry", Texts),
-    ("container_id", Text),
-    ("container_runtime", Text),
-    ("k8s_namespace_name", Text),
-    ("k8s_pod_name", Text),
-    ("k8s_pod_uid", Text),
-    ("k8s_workload_kind", Text),
-    ("k8s_workload_name", Text),
-    ("k8s_service_account_name", Text),
-    ("ai_agent_name", Text),
-    ("identity_principal", Text),
-    ("identity_claims", Tuples { texts: 3, bytes: 1 }),
-    ("identity_conflict", Fixed(1)),
-    ("trace_id", Text),
-    ("span_id", Text),
-    ("policy_rule", Text),
-    ("policy_version", Text),
-    ("policy_mode", Text),
-    ("disposition", Fixed(1)),
-    ("approval_id", Text),
-    ("approval_state", Text),
-    ("approval_actor", Text),
-    ("capture_source", Fixed(1)),
-    ("capture_vantage", Fixed(1)),
-    ("capture_truncated", Fixed(1)),
-    ("capture_lost_before", Fixed(8)),
-    ("capture_bytes", Fixed(8)),
-    ("sequence", Fixed(8)),
-];
+/// A type of the event's fields.
+trait Field {
+    const SHAPE: Shape;
+    fn write(&self, out: &mut Vec<u8>);
+}
 
-/// Names of the fields in the canonical bytes, in order.
-pub static FIELDS: [&str; SHAPES.len()] = {
-    let mut names = [""; SHAPES.len()];
-    let mut i = 0;
-    while i < names.len() {
-        names[i] = SHAPES[i].0;
-        i += 1;
+/// A type of items of lists.
+trait Item {
+    const TEXTS: usize;
+    const BYTES: usize;
+    fn append(&self, out: &mut Vec<u8>);
+}
+
+macro_rules! numbers {
+    ($($type:ty)*) => { $(
+        impl Field for $type {
+            const SHAPE: Shape = Fixed(size_of::<Self>());
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+        impl Field for Option<$type> {
+            const SHAPE: Shape = Nullable(size_of::<$type>());
+            fn write(&self, out: &mut Vec<u8>) {
+                out.push(u8::from(self.is_none()));
+                if let Some(value) = self {
+                    value.write(out);
+                }
+            }
+        }
+    )* };
+}
+
+numbers!(u16 u32 u64);
+
+/// A UUID: ClickHouse keeps its halves, the high one first.
+impl Field for u128 {
+    const SHAPE: Shape = Fixed(16);
+    fn write(&self, out: &mut Vec<u8>) {
+        ((self >> 64) as u64).write(out);
+        (*self as u64).write(out);
     }
-    names
-};
+}
+
+impl Field for bool {
+    const SHAPE: Shape = Fixed(1);
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+}
+
+impl<T: Code> Field for T {
+    const SHAPE: Shape = Fixed(1);
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(self.code());
+    }
+}
+
+impl Field for Arc<str> {
+    const SHAPE: Shape = Text;
+    fn write(&self, out: &mut Vec<u8>) {
+        varint(out, self.len() as u64);
+        out.extend_from_slice(self.as_bytes());
+    }
+}
+
+fn list<T: Item>(items: &[T], out: &mut Vec<u8>) {
+    varint(out, items.len() as u64);
+    for item in items {
+        item.append(out);
+    }
+}
+
+impl<T: Item> Field for Arc<[T]> {
+    const SHAPE: Shape = List { texts: T::TEXTS, bytes: T::BYTES };
+    fn write(&self, out: &mut Vec<u8>) {
+        list(self, out);
+    }
+}
+
+impl<T: Item> Field for Vec<T> {
+    const SHAPE: Shape = List { texts: T::TEXTS, bytes: T::BYTES };
+    fn write(&self, out: &mut Vec<u8>) {
+        list(self, out);
+    }
+}
+
+impl Item for Arc<str> {
+    const TEXTS: usize = 1;
+    const BYTES: usize = 0;
+    fn append(&self, out: &mut Vec<u8>) {
+        self.write(out);
+    }
+}
+
+impl Item for Effect {
+    const TEXTS: usize = 0;
+    const BYTES: usize = 1;
+    fn append(&self, out: &mut Vec<u8>) {
+        self.write(out);
+    }
+}
+
+impl Item for Relation {
+    const TEXTS: usize = 1;
+    const BYTES: usize = 1;
+    fn append(&self, out: &mut Vec<u8>) {
+        self.name.write(out);
+        self.access.write(out);
+    }
+}
+
+impl Item for DataClass {
+    const TEXTS: usize = 2;
+    const BYTES: usize = 0;
+    fn append(&self, out: &mut Vec<u8>) {
+        self.class.write(out);
+        self.column.write(out);
+    }
+}
+
+impl Item for Claim {
+    const TEXTS: usize = 3;
+    const BYTES: usize = 1;
+    fn append(&self, out: &mut Vec<u8>) {
+        for text in [&self.key, &self.value, &self.source] {
+            text.write(out);
+        }
+        out.push(self.confidence);
+    }
+}
+
+macro_rules! fields {
+    ($($field:ident $(= $form:expr)?),* $(,)?) => {
+        /// Appends the canonical bytes of an event.
+        pub fn canonical(event: &Event, out: &mut Vec<u8>) {
+            // Taken apart by name: a field that is added to the event does not compile until it is added here.
+            let Event { $($field,)* previous_hash: _, hash: _ } = event;
+            $($(let $field = &$form;)? $field.write(out);)*
+        }
+
+        /// Names of the fields in the canonical bytes, in order: those of the event and of the ClickHouse columns.
+        pub static FIELDS: [&str; SHAPES.len()] = [$(stringify!($field)),*];
+
+        const SHAPES: &[Shape] = &[$(shape(|event| &event.$field)),*];
+    };
+}
+
+const fn shape<T: Field>(_: fn(&Event) -> &T) -> Shape {
+    T::SHAPE
+}
+
+// The contract's order: every receipt ever written is hashed in it.
+fields! {
+    event_id,
+    time = (*time).min(LATEST),
+    event_kind,
+    agent_id,
+    host_name,
+    session_id,
+    db_system_name,
+    db_namespace,
+    db_user,
+    db_application_name,
+    db_query_text,
+    batch_id,
+    batch_index,
+    db_query_summary,
+    db_operation_name,
+    db_collection_name,
+    db_query_fingerprint,
+    db_query_parameters,
+    statement_effects,
+    statement_relations,
+    statement_unbounded,
+    statement_complete,
+    data_classes,
+    db_response_status_code,
+    error_type,
+    db_response_returned_rows,
+    db_response_affected_rows,
+    duration_ns,
+    first_byte_ns,
+    client_address,
+    client_port,
+    server_address,
+    server_port,
+    network_transport,
+    network_tls,
+    process_pid,
+    process_start_ns,
+    process_executable_path,
+    process_command_line,
+    process_owner,
+    process_auid,
+    process_ancestry,
+    container_id,
+    container_runtime,
+    k8s_namespace_name,
+    k8s_pod_name,
+    k8s_pod_uid,
+    k8s_workload_kind,
+    k8s_workload_name,
+    k8s_service_account_name,
+    ai_agent_name,
+    identity_principal,
+    identity_claims,
+    identity_conflict,
+    trace_id,
+    span_id,
+    policy_rule,
+    policy_version,
+    policy_mode,
+    disposition,
+    approval_id,
+    approval_state,
+    approval_actor,
+    capture_source,
+    capture_vantage,
+    capture_truncated,
+    capture_lost_before,
+    capture_bytes,
+    sequence,
+}
 
 /// Length of the canonical bytes at the start of `bytes`; none where they are not whole.
 pub fn length(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
-    for (_, shape) in SHAPES {
-        match shape {
+    for shape in SHAPES {
+        match *shape {
             Fixed(n) => skip(&mut rest, n)?,
             Text => skip_text(&mut rest)?,
             Nullable(n) => {
                 let null = *rest.first()?;
                 skip(&mut rest, if null == 0 { 1 + n } else { 1 })?;
             }
-            Texts => {
-                for _ in 0..count(&mut rest)? {
-                    skip_text(&mut rest)?;
-                }
-            }
-            Tuples { texts, bytes } => {
+            List { texts, bytes } => {
                 for _ in 0..count(&mut rest)? {
                     for _ in 0..texts {
                         skip_text(&mut rest)?;
@@ -389,8 +348,6 @@ fn count(rest: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Claim;
-    use crate::sql::Relation;
 
     fn full() -> Event {
         Event {
@@ -424,6 +381,19 @@ mod tests {
                 assert_eq!(length(&bytes[..cut]), None, "cut at {cut}");
             }
         }
+    }
+
+    /// Receipts that were written long ago must verify for good.
+    #[test]
+    fn the_bytes_never_change() {
+        use sha2::{Digest, Sha256};
+        let mut bytes = Vec::new();
+        canonical(&full(), &mut bytes);
+        let found = DataClass { class: "card".into(), column: "orders.pan".into() };
+        let later = Event { time: u64::MAX, data_classes: [found].into(), ..full() };
+        canonical(&later, &mut bytes);
+        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, "55454716d2021130b1c6f31e2c927a676bb3dbfa842b9f76da851c2aaee37b6e");
     }
 
     #[test]

@@ -6,87 +6,23 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use agent_core::event::{CaptureSource, CaptureVantage, DataClass, Disposition, Event, EventKind};
 use agent_core::identity::Claim;
-use agent_core::receipt::Code;
+use agent_core::receipt::{Code, FIELDS};
 use agent_core::sql::{Access, Effect};
 
-/// Columns of the insert, in the order in which [`Encoder::encode`] writes them.
-pub(super) const COLUMNS: &[&str] = &[
-    "event_id_high",
-    "event_id_low",
-    "time",
-    "event_kind",
-    "agent_id",
-    "host_name",
-    "session_id",
-    "db_system_name",
-    "db_namespace",
-    "db_user",
-    "db_application_name",
-    "db_query_text",
-    "batch_id",
-    "batch_index",
-    "db_query_summary",
-    "db_operation_name",
-    "db_collection_name",
-    "db_query_fingerprint",
-    "db_query_parameters",
-    "statement_effects",
-    "statement_relations",
-    "statement_unbounded",
-    "statement_complete",
-    "data_classes",
-    "db_response_status_code",
-    "error_type",
-    "db_response_returned_rows",
-    "db_response_affected_rows",
-    "duration_ns",
-    "first_byte_ns",
-    "client_address",
-    "client_port",
-    "server_address",
-    "server_port",
-    "network_transport",
-    "network_tls",
-    "process_pid",
-    "process_start_ns",
-    "process_executable_path",
-    "process_command_line",
-    "process_owner",
-    "process_auid",
-    "process_ancestry",
-    "container_id",
-    "container_runtime",
-    "k8s_namespace_name",
-    "k8s_pod_name",
-    "k8s_pod_uid",
-    "k8s_workload_kind",
-    "k8s_workload_name",
-    "k8s_service_account_name",
-    "ai_agent_name",
-    "identity_principal",
-    "identity_evidence",
-    "identity_conflict",
-    "trace_id",
-    "span_id",
-    "policy_rule",
-    "policy_version",
-    "policy_mode",
-    "disposition",
-    "approval_id",
-    "approval_state",
-    "approval_actor",
-    "capture_source",
-    "capture_vantage",
-    "capture_truncated",
-    "capture_lost_before",
-    "capture_bytes",
-    "sequence",
-    "chain",
-];
+/// Columns of the insert, in the order in which [`Encoder::encode`] writes them: the receipt's fields, but for what
+/// ClickHouse computes from what is stored more tightly.
+pub(super) static COLUMNS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let stored = |field: &&'static str| match *field {
+        "event_id" => vec!["event_id_high", "event_id_low"],
+        "identity_claims" => vec!["identity_evidence"],
+        field => vec![field],
+    };
+    FIELDS.iter().flat_map(stored).chain(["chain"]).collect()
+});
 
 /// Makes blocks; keeps its tables between them.
 #[derive(Default)]
@@ -517,10 +453,10 @@ mod tests {
     #[test]
     fn the_schema_has_every_column_and_every_enum() {
         let schema = include_str!("schema/0001_events.sql");
-        for column in COLUMNS {
+        for column in COLUMNS.iter() {
             assert!(schema.contains(&format!("\n    {column} ")), "{column}");
         }
-        for field in agent_core::receipt::FIELDS.iter().chain(&["previous_hash", "hash"]) {
+        for field in FIELDS.iter().chain(&["previous_hash", "hash"]) {
             assert!(schema.contains(&format!("\n    {field} ")), "{field}");
         }
         let types = Enums::new();
