@@ -3,6 +3,7 @@
 use super::command::{self, Command, Setting};
 use super::frames::Message;
 use super::machine::{Copy, Expect, Item, Machine, Phase};
+use super::prepared::Undo;
 use super::{startup, tag};
 use crate::exchange::{Blindness, Kind, Statement};
 use crate::protocol::Context;
@@ -507,8 +508,9 @@ impl Machine {
         self.copy = Copy::None;
     }
 
-    /// ReadyForQuery came, but no CommandComplete.
+    /// ReadyForQuery came, but no CommandComplete: whether the statement did what it was to do is not known.
     fn end_without_tag(&mut self, mut item: Item, context: &mut Context<'_>) {
+        item.undo.iter().for_each(Undo::doubt);
         let statement = &mut item.statement;
         statement.first_byte = self.first;
         statement.ended = Some(context.time);
