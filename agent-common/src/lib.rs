@@ -4,7 +4,7 @@
 #![no_std]
 
 /// Raised with every change of a record or a map; the agent refuses an object built for another one.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Longest piece of payload in one record; longer segments come as several records.
 pub const CHUNK: u32 = 32 * 1024;
@@ -12,10 +12,14 @@ pub const CHUNK: u32 = 32 * 1024;
 /// Bytes of a segment's head, and of its tail, that [`Mode::HeadTail`] keeps.
 pub const EDGE: u32 = 512;
 
-/// Bytes of each direction of a socket that are copied before the agent has said what it is.
-/// Generous: what is over before the agent has looked would be lost. Its first byte wakes the agent at once; on
-/// loopback, with every processor busy, 1 MiB went by before the agent ran.
-pub const UNKNOWN_BUDGET: u32 = 8 * 1024 * 1024;
+/// Bytes of each direction of a socket that are copied whole before the agent has said what it is; of what follows
+/// only the edges, as in [`mode::HEAD_TAIL`]. Generous: its first byte wakes the agent at once, but on loopback, with
+/// every processor busy, 17 MiB of a result went by before the agent ran.
+pub const UNKNOWN_BUDGET: u32 = 4 * 1024 * 1024;
+
+/// What an undecided socket that has used up [`UNKNOWN_BUDGET`] gets back with each answer to something new: a new
+/// request never meets a shortened answer from its first byte on.
+pub const UNKNOWN_ALLOWANCE: u32 = 1024 * 1024;
 
 /// What a ring buffer record is: the first word of each.
 pub mod kind {
@@ -41,8 +45,9 @@ pub mod mode {
     pub const UNKNOWN: u32 = 0;
     /// Every byte.
     pub const FULL: u32 = 1;
-    /// The first and last [`super::EDGE`] bytes of each segment. Falls back to `FULL` by itself as soon as the
-    /// other direction carries payload: a new request must never meet a shortened answer.
+    /// The first and last [`super::EDGE`] bytes of each segment that still acknowledges no more than `guard`: as
+    /// soon as its sender has seen new bytes of the other direction, everything. A new request must never meet a
+    /// shortened answer, however late the agent's word for the old one came.
     pub const HEAD_TAIL: u32 = 2;
     /// Nothing before the sequence number `skip_until`, everything after.
     pub const SKIP: u32 = 3;
@@ -240,6 +245,8 @@ pub struct Socket {
     pub mode: [u32; 2],
     /// For [`mode::SKIP`]; by direction.
     pub skip_until: [u32; 2],
+    /// For [`mode::HEAD_TAIL`]: the acknowledgment number of the segments that may be shortened; by direction.
+    pub guard: [u32; 2],
     /// Bytes copied while undecided; by direction.
     pub unknown: [u32; 2],
     /// 1: every record of this socket wakes the agent at once (a policy may have to act on it).
@@ -256,7 +263,7 @@ pub struct Lost {
     pub bytes: [u64; 2],
     /// Records that found no room.
     pub records: u64,
-    /// Payload bytes over [`UNKNOWN_BUDGET`].
+    /// Payload bytes between the edges of segments over [`UNKNOWN_BUDGET`].
     pub undecided: u64,
 }
 
@@ -278,7 +285,7 @@ pub struct Counters {
     pub sockets_full: u64,
     /// Segments whose headers were not understood.
     pub unparsed: u64,
-    /// Payload bytes over the budget of an undecided socket.
+    /// Payload bytes left out between the edges of segments of undecided sockets.
     pub undecided_bytes: u64,
 }
 
@@ -291,7 +298,7 @@ const _: () = {
     assert!(size_of::<Exec>() == 56 + PATH + ARGUMENTS);
     assert!(size_of::<Fork>() == 24);
     assert!(size_of::<Exit>() == 16);
-    assert!(size_of::<Socket>() == 32);
+    assert!(size_of::<Socket>() == 40);
     assert!(size_of::<Lost>() == 32);
     assert!(size_of::<Counters>() == 64);
 };

@@ -104,6 +104,11 @@ impl Connection {
         }
     }
 
+    /// The sequence number that comes next of one side, as far as its bytes were handed on.
+    pub fn next(&self, side: Side) -> u32 {
+        self.streams[side.index()].position() as u32
+    }
+
     /// Which side is the client, once it is known.
     pub fn client(&self) -> Option<Side> {
         self.reading.client

@@ -5,7 +5,9 @@
 
 use core::mem::MaybeUninit;
 
-use agent_common::{CHUNK, EDGE, Packet, Socket, Tuple, UNKNOWN_BUDGET, direction, kind, mode, tcp};
+use agent_common::{
+    CHUNK, EDGE, Packet, Socket, Tuple, UNKNOWN_ALLOWANCE, UNKNOWN_BUDGET, direction, kind, mode, tcp,
+};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
@@ -199,26 +201,28 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
     // SAFETY: the pointer was checked; each direction's fields are written under the socket's lock only.
     let socket = unsafe { &mut *socket };
     meta.urgent = socket.urgent != 0;
-    let (here, there) = if meta.packet.direction == direction::EGRESS { (0, 1) } else { (1, 0) };
-    if bytes > 0 && socket.mode[there] == mode::HEAD_TAIL {
-        socket.mode[there] = mode::FULL;
-    }
+    let here = if meta.packet.direction == direction::EGRESS { 0 } else { 1 };
+    // Whether the sender has seen something new since the guard was set.
+    let news = meta.packet.acknowledgment != socket.guard[here];
     match socket.mode[here] {
         mode::UNKNOWN => {
-            let used = socket.unknown[here];
-            if used > UNKNOWN_BUDGET {
-                lost_undecided(cookie, bytes);
-                return Copy::Nothing;
+            let mut used = socket.unknown[here];
+            if news {
+                socket.guard[here] = meta.packet.acknowledgment;
+                used = used.min(UNKNOWN_BUDGET - UNKNOWN_ALLOWANCE);
+            }
+            if used > UNKNOWN_BUDGET && bytes > 2 * EDGE {
+                undecided(cookie, bytes - 2 * EDGE);
+                return Copy::Edges;
             }
             // The first bytes of a connection decide what it is: the sooner, the less of others is copied. While
             // nobody has decided, the agent is reminded now and then.
             meta.urgent |= used == 0 || used >> 16 != (used + bytes) >> 16;
-            socket.unknown[here] = used + bytes + 1;
+            socket.unknown[here] = used.saturating_add(bytes).saturating_add(1);
             Copy::Whole
         }
-        mode::FULL => Copy::Whole,
-        mode::HEAD_TAIL if bytes > 2 * EDGE => Copy::Edges,
-        mode::HEAD_TAIL => Copy::Whole,
+        mode::HEAD_TAIL if bytes > 2 * EDGE && !news => Copy::Edges,
+        mode::FULL | mode::HEAD_TAIL => Copy::Whole,
         mode::SKIP => {
             let end = meta.packet.sequence.wrapping_add(bytes);
             if ends || end.wrapping_sub(socket.skip_until[here]) as i32 > 0 {
@@ -232,7 +236,7 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
 }
 
 static NEW: Socket =
-    Socket { mode: [mode::UNKNOWN; 2], skip_until: [0; 2], unknown: [0; 2], urgent: 0, padding: 0 };
+    Socket { mode: [mode::UNKNOWN; 2], skip_until: [0; 2], guard: [0; 2], unknown: [0; 2], urgent: 0, padding: 0 };
 
 /// Offset of the TCP header behind IPv6 extension headers; `None` where there is none.
 #[inline(always)]
@@ -403,9 +407,9 @@ fn drop_record(cookie: u64, way: u8, bytes: u32) {
     });
 }
 
-/// Counts what an undecided socket carried beyond its budget.
+/// Counts what is left out of an undecided socket beyond its budget.
 #[inline(never)]
-fn lost_undecided(cookie: u64, bytes: u32) {
+fn undecided(cookie: u64, bytes: u32) {
     count(|c| c.undecided_bytes += u64::from(bytes));
     lost(cookie, |l| l.undecided += u64::from(bytes));
 }

@@ -343,6 +343,8 @@ impl Driver {
                 if let Some(bulk) = wishes.bulk[side.index()] {
                     // Side A is the tapped socket: what it sends is egress, index 0.
                     tap.socket.mode[side.index()] = if bulk { mode::HEAD_TAIL } else { mode::FULL };
+                    // It holds for the answer to what was read so far, for it may reach the kernel late.
+                    tap.socket.guard[side.index()] = tap.flow.core().next(side.other());
                 }
             }
             self.modes.push((cookie, tap.socket));

@@ -411,10 +411,12 @@ impl Machine {
         context.sink.lost(Loss { from, bytes, reason, time: context.time });
     }
 
-    /// Counts what a result or a COPY moves; tells when it becomes large.
+    /// Counts what a result or a COPY moves; tells when it becomes large. Only while one statement awaits its answer:
+    /// of several, whose answer ended inside what is left out could not be told.
     pub(super) fn moved(&mut self, from: Side, bytes: u64, context: &mut Context<'_>) {
         self.bulk_bytes += bytes;
-        if self.bulk_bytes >= BULK && self.bulk != Some(from) {
+        let alone = self.owed <= 1 && self.items.len() <= 1;
+        if self.bulk_bytes >= BULK && self.bulk != Some(from) && alone {
             self.end_bulk(context);
             self.bulk = Some(from);
             context.sink.bulk(from, true);
