@@ -37,6 +37,10 @@ pub mod kind {
     pub const FORK: u32 = 6;
     /// [`super::Exit`].
     pub const EXIT: u32 = 7;
+    /// [`super::UnixOpen`].
+    pub const UNIX_OPEN: u32 = 16;
+    /// [`super::UnixData`] with its payload behind it.
+    pub const UNIX_DATA: u32 = 17;
 }
 
 /// What the kernel side does with one direction of a socket.
@@ -237,6 +241,71 @@ pub struct Exit {
     pub time: u64,
 }
 
+/// Longest name of a Unix socket (`sun_path`).
+pub const UNIX_NAME: usize = 108;
+
+/// A Unix stream socket sent or received its first bytes since the programs were attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UnixOpen {
+    /// [`kind::UNIX_OPEN`].
+    pub kind: u32,
+    /// Process (thread group) id.
+    pub pid: u32,
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// What names this socket while it lives: pairs it with its peer, means nothing else.
+    pub own: u64,
+    /// What names its peer.
+    pub peer: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Bytes of `name` that are valid. An abstract name begins with NUL.
+    pub name_length: u32,
+    /// 1 where the name is this socket's own: it was accepted; 0 where it is its peer's.
+    pub bound: u32,
+    /// Path or abstract name.
+    pub name: [u8; UNIX_NAME],
+    /// Zero.
+    pub padding: u32,
+}
+
+/// Bytes that a Unix stream socket sent. `head + tail` bytes of payload follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnixData {
+    /// [`kind::UNIX_DATA`].
+    pub kind: u32,
+    /// True length of this piece in bytes.
+    pub length: u32,
+    /// Bytes of its head that follow; fewer than `length` where they could not be read.
+    pub head: u32,
+    /// Bytes of its tail that follow the head; 0 unless the middle was left out.
+    pub tail: u32,
+    /// The sender's cookie.
+    pub cookie: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Bytes that this socket sent before, since the programs were attached.
+    pub sequence: u32,
+    /// Bytes that it had received.
+    pub acknowledgment: u32,
+    /// Process (thread group) id of the sender.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+}
+
+/// Value of the map `UNIX`, key: cookie. Written by the kernel side.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnixSocket {
+    /// Bytes sent since the programs were attached.
+    pub sent: u32,
+    /// Bytes received.
+    pub received: u32,
+}
+
 /// Value of the map `SOCKETS`, key: cookie. The agent writes the modes, the kernel side the rest.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -287,6 +356,8 @@ pub struct Counters {
     pub unparsed: u64,
     /// Payload bytes left out between the edges of segments of undecided sockets.
     pub undecided_bytes: u64,
+    /// Payload bytes of Unix sockets that could not be found or read in the sender's memory.
+    pub unreadable_bytes: u64,
 }
 
 const _: () = {
@@ -298,14 +369,17 @@ const _: () = {
     assert!(size_of::<Exec>() == 56 + PATH + ARGUMENTS);
     assert!(size_of::<Fork>() == 24);
     assert!(size_of::<Exit>() == 16);
+    assert!(size_of::<UnixOpen>() == 48 + UNIX_NAME + 4);
+    assert!(size_of::<UnixData>() == 48);
+    assert!(size_of::<UnixSocket>() == 8);
     assert!(size_of::<Socket>() == 40);
     assert!(size_of::<Lost>() == 32);
-    assert!(size_of::<Counters>() == 64);
+    assert!(size_of::<Counters>() == 72);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Counters, Lost, Socket};
+    use super::{Counters, Lost, Socket, UnixSocket};
 
     macro_rules! pod {
         ($($t:ty),*) => { $(
@@ -313,5 +387,5 @@ mod user {
             unsafe impl aya::Pod for $t {}
         )* };
     }
-    pod!(Counters, Lost, Socket);
+    pod!(Counters, Lost, Socket, UnixSocket);
 }

@@ -50,6 +50,12 @@ impl Connection {
         }
     }
 
+    /// Both directions are known to begin with the sequence number 0, whichever piece comes first.
+    pub fn from_zero(mut self) -> Self {
+        self.streams.iter_mut().for_each(|stream| stream.start(0));
+        self
+    }
+
     /// Takes the next captured piece, in capture order.
     pub fn segment(&mut self, segment: &Segment<'_>, texts: &mut Texts, sink: &mut dyn Sink) {
         let (from, to) = (segment.from, segment.from.other());

@@ -140,6 +140,8 @@ pub struct Entry {
     pub dialect: Dialect,
     /// Usual server port: a hint for detection and for who is the client, never a proof.
     pub port: u16,
+    /// What the last part of its usual Unix socket's path begins with: a hint as `port` is; empty where there is none.
+    pub socket: &'static str,
     /// Looks at the first bytes of both directions. Called again as more of them come.
     pub detect: fn(&First<'_>) -> Guess,
     /// Reads what the title of a server process says about the session that it serves for the client at this port.
@@ -150,3 +152,9 @@ pub struct Entry {
 
 /// Every database that weir reads. Adding one is a file and a row here.
 pub static PROTOCOLS: &[Entry] = &[postgresql::ENTRY];
+
+/// The protocol that a Unix socket's path promises.
+pub fn of_socket(path: &str) -> Option<&'static str> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    PROTOCOLS.iter().find(|e| !e.socket.is_empty() && name.starts_with(e.socket)).map(|e| e.name)
+}

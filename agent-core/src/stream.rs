@@ -90,7 +90,8 @@ impl Stream {
         self.next.wrapping_add_signed(i64::from(distance))
     }
 
-    fn start(&mut self, sequence: u32) {
+    /// The stream begins with this sequence number, whatever is seen first.
+    pub fn start(&mut self, sequence: u32) {
         self.started = true;
         // Starting at 2^32 leaves room for what was sent before the first segment that was seen.
         self.next = 1 << 32 | u64::from(sequence);

@@ -8,6 +8,7 @@ mod maps; // what is shared with the agent
 mod packet; // cgroup_skb: segments of TCP sockets -> payload records
 mod process; // sched tracepoints: programs and processes -> lifecycle records
 mod socket; // sock_ops, connect: connections -> lifecycle records
+mod unix; // sends and receives of Unix sockets -> payload records
 
 #[cfg(not(test))]
 #[panic_handler]

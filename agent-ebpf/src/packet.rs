@@ -235,8 +235,15 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
     }
 }
 
-static NEW: Socket =
-    Socket { mode: [mode::UNKNOWN; 2], skip_until: [0; 2], guard: [0; 2], unknown: [0; 2], urgent: 0, padding: 0 };
+/// A socket that nobody has decided about.
+pub static NEW: Socket = Socket {
+    mode: [mode::UNKNOWN; 2],
+    skip_until: [0; 2],
+    guard: [0; 2],
+    unknown: [0; 2],
+    urgent: 0,
+    padding: 0,
+};
 
 /// Offset of the TCP header behind IPv6 extension headers; `None` where there is none.
 #[inline(always)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::command::values;
+use crate::pipeline::unix::Want;
 
 /// Why a configuration cannot be used. All that is wrong is said at once.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +85,8 @@ pub struct Capture {
     pub ring: String,
     /// Plaintext of TLS. Accepted, not used yet.
     pub tls: String,
-    /// Unix sockets. Accepted, not used yet.
-    pub unix: String,
+    /// Unix sockets: `auto` (while a database listens on one), `always` or `never`.
+    pub unix: Want,
 }
 
 /// `redaction`.
@@ -142,7 +143,7 @@ impl Default for Config {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self { ports: BTreeMap::new(), ring: "64MiB".into(), tls: "auto".into(), unix: "auto".into() }
+        Self { ports: BTreeMap::new(), ring: "64MiB".into(), tls: "auto".into(), unix: Want::Auto }
     }
 }
 
@@ -159,7 +160,7 @@ impl Default for Listen {
 }
 
 /// Keys of the contract that this version accepts and does not use.
-pub const UNUSED: [&str; 5] = ["capture.tls", "capture.unix", "identity", "gate", "listen"];
+pub const UNUSED: [&str; 4] = ["capture.tls", "identity", "gate", "listen"];
 
 /// Maps whose keys are the user's own.
 const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];

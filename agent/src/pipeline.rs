@@ -2,6 +2,7 @@
 
 pub mod files; // capture files -> flows
 pub mod live; // kernel records -> flows
+pub mod unix; // kernel records of Unix sockets -> flows
 pub mod record; // statement, session, identity, verdict -> event
 
 use std::collections::VecDeque;
@@ -91,9 +92,18 @@ pub struct Wishes {
     pub bulk: [Option<bool>; 2],
 }
 
+/// Where the two ends of a flow are.
+#[derive(Clone, Debug)]
+pub enum Ends {
+    /// Of side A and side B.
+    Tcp([Endpoint; 2]),
+    /// The path, or the abstract name behind an `@`.
+    Unix(Arc<str>),
+}
+
 struct State {
     session_id: u64,
-    ends: [Endpoint; 2],
+    ends: Ends,
     source: CaptureSource,
     client: Option<Side>,
     /// All that the flow's events have in common.
@@ -110,17 +120,20 @@ struct State {
 }
 
 impl Flow {
-    /// `ends`: of side A and side B. `begins`: its first byte will be seen. `hint`: what a configured port promises.
+    /// `begins`: its first byte will be seen. `hint`: what a configured port promises.
     pub fn new(
         session_id: u64,
-        ends: [Endpoint; 2],
+        ends: Ends,
         source: CaptureSource,
         begins: bool,
         hint: Option<&'static str>,
         patience: u64,
     ) -> Self {
+        let core = Connection::with_patience(begins, hint, patience);
+        // Sequence numbers that weir gives itself begin with 0.
+        let numbered = begins && matches!(ends, Ends::Unix(_));
         Self {
-            core: Connection::with_patience(begins, hint, patience),
+            core: if numbered { core.from_zero() } else { core },
             state: State {
                 session_id,
                 ends,
@@ -138,9 +151,11 @@ impl Flow {
         }
     }
 
-    /// The end of one side.
-    pub fn end(&self, side: Side) -> Endpoint {
-        self.state.ends[side.index()]
+    /// Another process is at work at the client's end now.
+    pub fn hand_over(&mut self, workload: Option<Arc<Workload>>, now: Nanos, pipeline: &mut Pipeline) {
+        let Pipeline { policies, recorder, output, .. } = pipeline;
+        self.state.workload = workload;
+        FlowSink { state: &mut self.state, policies, recorder, output, host: &mut Nobody, now }.refresh();
     }
 
     /// The state of the machine that reads it.
@@ -185,18 +200,28 @@ impl FlowSink<'_> {
         let State { session_id, ends, client, session, titled, workload, prototype, source, .. } =
             &mut *self.state;
         let client = client.unwrap_or(Side::A);
-        let (from, to) = (ends[client.index()], ends[client.other().index()]);
         let p = prototype;
         self.recorder.stamp(p);
         p.session_id = *session_id;
-        p.client_address = from.address.to_string().into();
-        p.client_port = from.port;
-        p.server_address = to.address.to_string().into();
-        p.server_port = to.port;
-        p.network_transport = "tcp".into();
         p.capture_source = *source;
-        // Side A is the tapped socket.
-        p.capture_vantage = if client == Side::A { CaptureVantage::Client } else { CaptureVantage::Server };
+        match ends {
+            Ends::Tcp(ends) => {
+                let (from, to) = (ends[client.index()], ends[client.other().index()]);
+                p.client_address = from.address.to_string().into();
+                p.client_port = from.port;
+                p.server_address = to.address.to_string().into();
+                p.server_port = to.port;
+                p.network_transport = "tcp".into();
+                // Side A is the tapped socket.
+                p.capture_vantage =
+                    if client == Side::A { CaptureVantage::Client } else { CaptureVantage::Server };
+            }
+            Ends::Unix(path) => {
+                p.server_address = Arc::clone(path);
+                p.network_transport = "unix".into();
+                p.capture_vantage = CaptureVantage::Client;
+            }
+        }
         let mut wire = Wire::default();
         if let Some(session) = session {
             // What the wire said counts for more.

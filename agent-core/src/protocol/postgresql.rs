@@ -28,6 +28,7 @@ pub(super) const ENTRY: Entry = Entry {
     name: "postgresql",
     dialect: Dialect::Postgresql,
     port: 5432,
+    socket: ".s.PGSQL.",
     detect,
     title: title::read,
     open: |start| Box::new(Postgresql::new(start)),

@@ -5,7 +5,10 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_common::{Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, kind};
+use agent_common::{
+    Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, UnixData, UnixOpen, UnixSocket,
+    kind,
+};
 use agent_core::segment::Nanos;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
@@ -14,6 +17,7 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader};
 
 use super::btf::Btf;
+use super::unix;
 
 /// Why capture cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,10 @@ pub enum CaptureError {
     #[error("the kernel refused weir's programs: {0}; run `weir doctor` to see what this host lacks")]
     Load(#[from] aya::EbpfError),
     /// The kernel refused one program.
-    #[error("the kernel refused program {name}: {source}; run `weir doctor` to see what this host lacks")]
+    #[error(
+        "the kernel refused program {name}: {}; run `weir doctor` to see what this host lacks",
+        brief(source)
+    )]
     Program {
         /// The program's name.
         name: &'static str,
@@ -48,6 +55,17 @@ pub enum CaptureError {
     /// A map could not be used.
     #[error("cannot use a map of the kernel side: {0}")]
     Map(#[from] aya::maps::MapError),
+}
+
+/// What was refused and by which instruction; the verifier's whole way there has thousands of lines.
+fn brief(error: &aya::programs::ProgramError) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().split(" Verifier output").next().unwrap_or_default();
+    let said = lines.rev().find(|l| {
+        !l.contains("verification time") && !l.starts_with("processed ") && !l.starts_with("stack depth")
+    });
+    said.map_or_else(|| first.to_owned(), |said| format!("{first} ({said})"))
 }
 
 /// A record of the kernel side, borrowed from the ring.
@@ -66,6 +84,10 @@ pub enum Record<'a> {
     Fork(&'a Fork),
     /// A process ended.
     Exit(&'a Exit),
+    /// A Unix socket spoke first: the record, its name or its peer's.
+    UnixOpen(&'a UnixOpen, &'a [u8]),
+    /// A Unix socket sent: the record, the captured head, the captured tail.
+    UnixData(&'a UnixData, &'a [u8], &'a [u8]),
 }
 
 /// The reading end of the ring.
@@ -103,7 +125,8 @@ pub struct Live {
     lost: HashMap<MapData, u64, Lost>,
     counters: PerCpuArray<MapData, Counters>,
     offset: u64,
-    _ebpf: Ebpf,
+    pub(super) unix: HashMap<MapData, u64, UnixSocket>,
+    pub(super) ebpf: Ebpf,
 }
 
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or beside v1 (hybrid).
@@ -141,18 +164,20 @@ fn clock_offset() -> u64 {
 
 /// What the programs must know of this kernel. 0 says "unknown": then arguments and parents come from /proc
 /// alone, where they may come too late.
-fn globals() -> [(&'static str, u32); 6] {
+fn globals() -> Vec<(&'static str, u32)> {
     let image = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
     let btf = Btf::parse(&image);
     let offset = |s: &str, f: &str| btf.as_ref().and_then(|b| b.offset(s, f)).unwrap_or(0);
-    [
+    let mut globals = vec![
         ("TASK_MM", offset("task_struct", "mm")),
         ("MM_ARG_START", offset("mm_struct", "arg_start")),
         ("TASK_PARENT", offset("task_struct", "real_parent")),
         ("TASK_TGID", offset("task_struct", "tgid")),
         ("EXEC_FILENAME", tracepoint_offset("sched_process_exec", "filename").unwrap_or(8)),
         ("TASK_PID", offset("task_struct", "pid")),
-    ]
+    ];
+    globals.extend(unix::globals(offset));
+    globals
 }
 
 impl Live {
@@ -213,7 +238,8 @@ impl Live {
             lost: HashMap::try_from(map("LOST")?)?,
             counters: PerCpuArray::try_from(map("COUNTERS")?)?,
             offset: clock_offset(),
-            _ebpf: ebpf,
+            unix: HashMap::try_from(map("UNIX")?)?,
+            ebpf,
         };
         Ok((records, live))
     }
@@ -242,6 +268,7 @@ impl Live {
     /// Forgets a socket whose end the kernel side will not report: it was open before the programs were.
     pub fn forget(&mut self, cookie: u64) {
         let _ = self.sockets.remove(&cookie);
+        let _ = self.unix.remove(&cookie);
     }
 
     /// Totals of all CPUs.
@@ -257,6 +284,7 @@ impl Live {
                 sum.sockets_full += c.sockets_full;
                 sum.unparsed += c.unparsed;
                 sum.undecided_bytes += c.undecided_bytes;
+                sum.unreadable_bytes += c.unreadable_bytes;
             }
         }
         sum
@@ -268,7 +296,7 @@ impl Live {
     }
 }
 
-fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, CaptureError>
+pub(super) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, CaptureError>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
@@ -304,6 +332,17 @@ fn decode(bytes: &[u8]) -> Option<Record<'_>> {
         }
         kind::FORK => Record::Fork(view(bytes)?),
         kind::EXIT => Record::Exit(view(bytes)?),
+        kind::UNIX_OPEN => {
+            let open = view::<UnixOpen>(bytes)?;
+            Record::UnixOpen(open, open.name.get(..open.name_length as usize)?)
+        }
+        kind::UNIX_DATA => {
+            let data = view::<UnixData>(bytes)?;
+            let payload = &bytes[size_of::<UnixData>()..];
+            let head = payload.get(..data.head as usize)?;
+            let tail = payload.get(data.head as usize..)?.get(..data.tail as usize)?;
+            Record::UnixData(data, head, tail)
+        }
         _ => return None,
     })
 }

@@ -80,10 +80,11 @@ impl Args {
             .filter_map(|(port, name)| format!("{port}={name}").parse::<PortHint>().ok())
             .map(|hint| (hint.port, hint.protocol))
             .collect();
+        let taps = session::Taps { ports, unix: config.capture.unix };
         let ring = config.ring_bytes().context("capture.ring is not usable")?;
 
         let mut looked = std::time::Instant::now();
-        let captured = session::capture(ring, ports, gate, &mut pipeline, &stop, |pipeline| {
+        let captured = session::capture(ring, taps, gate, &mut pipeline, &stop, |pipeline| {
             if looked.elapsed() >= Duration::from_secs(1) {
                 looked = std::time::Instant::now();
                 alive.beat();

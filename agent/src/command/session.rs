@@ -10,6 +10,7 @@ use crate::capture::live::Live;
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::pipeline::live::Driver;
+use crate::pipeline::unix::Want;
 
 /// Set once SIGINT or SIGTERM came. A second signal ends the process at once, by default action.
 pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
@@ -29,10 +30,19 @@ pub fn host_name() -> String {
         .map_or_else(|_| "localhost".into(), |s| s.trim().into())
 }
 
+/// What is tapped besides TCP connections that speak for themselves.
+#[derive(Default)]
+pub struct Taps {
+    /// What a server port speaks.
+    pub ports: HashMap<u16, &'static str>,
+    /// Unix sockets.
+    pub unix: Want,
+}
+
 /// Attaches, prints `ready`, hands records to the pipeline until a signal comes or `each` returns false.
 pub fn capture(
     ring_bytes: u32,
-    ports: HashMap<u16, &'static str>,
+    taps: Taps,
     gate: Option<Gate>,
     pipeline: &mut Pipeline,
     stop: &AtomicBool,
@@ -41,7 +51,8 @@ pub fn capture(
     crate::privileges::hurry();
     crate::privileges::keep(&crate::privileges::CAPTURE).context("cannot drop privileges")?;
     let live = Live::attach(ring_bytes)?;
-    let mut driver = Driver::new(live, gate, ports);
+    let mut driver = Driver::new(live, gate, taps.ports, taps.unix);
+    driver.look_after_unix(pipeline);
     eprintln!("ready");
     driver.run(pipeline, |pipeline| each(pipeline) && !stop.load(Ordering::Relaxed));
     Ok(())

@@ -61,6 +61,7 @@ impl Args {
         let host = session::host_name();
         let recorder = Recorder::new(&host, &host, self.redact);
         let ports = self.port.iter().map(|hint| (hint.port, hint.protocol)).collect();
+        let taps = session::Taps { ports, ..session::Taps::default() };
         let ring = self.ring << 10;
         let printer = Rc::new(RefCell::new(Printer::new(self.format)));
         let to = Rc::clone(&printer);
@@ -71,7 +72,7 @@ impl Args {
         });
         let mut pipeline = Pipeline::new(recorder, Arc::default(), output);
         let stop = session::stop_flag()?;
-        session::capture(ring, ports, None, &mut pipeline, &stop, |_| {
+        session::capture(ring, taps, None, &mut pipeline, &stop, |_| {
             let mut printer = printer.borrow_mut();
             printer.flush();
             !printer.broken

@@ -12,6 +12,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::unix::{self, UnixRequest, UnixResponse};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -103,6 +104,36 @@ impl Diag {
         Ok(())
     }
 
+    /// The cookie of every connected Unix socket of the namespace.
+    pub fn dump_unix(&mut self, mut each: impl FnMut(u64)) -> io::Result<()> {
+        self.ask_unix(unix::StateFlags::ESTABLISHED, unix::ShowFlags::empty())?;
+        self.answers(&mut |payload| {
+            // What follows the header is of no interest, and need not be read.
+            if let Ok(header) = unix::UnixResponseHeader::parse(payload) {
+                each(u64::from_ne_bytes(header.cookie));
+            }
+        })
+    }
+
+    /// The name of every listening Unix socket of the namespace: a path, or an abstract name behind a NUL.
+    pub fn dump_unix_listeners(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.ask_unix(unix::StateFlags::LISTEN, unix::ShowFlags::NAME)?;
+        self.answers(&mut |payload| {
+            if let Ok(answer) = UnixResponse::parse(payload) {
+                match answer.name() {
+                    Some(unix::nlas::UnixDiagName::Pathname(path)) => each(path.to_string_lossy().as_bytes()),
+                    Some(unix::nlas::UnixDiagName::Abstract(name)) => each(&[&[0], name.as_slice()].concat()),
+                    _ => {}
+                }
+            }
+        })
+    }
+
+    fn ask_unix(&mut self, state_flags: unix::StateFlags, show_flags: unix::ShowFlags) -> io::Result<()> {
+        let request = UnixRequest { state_flags, inode: 0, show_flags, cookie: [0xff; 8] };
+        self.send(SockDiagMessage::UnixRequest(request), NLM_F_DUMP)
+    }
+
     /// The socket with exactly these two ends. Asked for a connection that is gone, the kernel answers with the
     /// listener that would accept it: that is not taken for an answer.
     pub fn find(&mut self, local: Endpoint, remote: Endpoint) -> io::Result<Option<Entry>> {
@@ -170,6 +201,14 @@ impl Diag {
     /// Reads answers up to the end of the dump or the acknowledgment. Answers to earlier questions, left over when
     /// a reader gave up, are skipped by their sequence number.
     fn receive(&mut self, each: &mut impl FnMut(Entry)) -> io::Result<()> {
+        self.answers(&mut |payload| {
+            if let Ok(header) = InetResponseHeader::parse(payload) {
+                each(Entry::of(&header));
+            }
+        })
+    }
+
+    fn answers(&mut self, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
         loop {
             let mut buffer = self.buffer.as_mut_slice();
             let length = self.socket.recv(&mut buffer, 0)?;
@@ -181,11 +220,7 @@ impl Diag {
                 match message.kind {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return message.error(),
-                    SOCK_DIAG_BY_FAMILY => {
-                        if let Ok(header) = InetResponseHeader::parse(message.payload) {
-                            each(Entry::of(&header));
-                        }
-                    }
+                    SOCK_DIAG_BY_FAMILY => each(message.payload),
                     _ => {}
                 }
             }

@@ -47,14 +47,13 @@ impl Resolver {
         if let Some(known) = self.processes.of_connection(socket.cookie) {
             return Some(known);
         }
-        let owner = self.sockets.get_or_insert_with(Sockets::snapshot).of_cookie(socket.cookie)?;
+        let owner = self.sockets().of_cookie(socket.cookie)?;
         self.attribute(&owner)
     }
 
     /// Who holds the other end of the tapped socket, where that is on this host too.
     pub fn resolve_peer(&mut self, socket: &Tapped) -> Option<Arc<Workload>> {
-        let owner =
-            self.sockets.get_or_insert_with(Sockets::snapshot).of_ends(socket.remote, socket.local)?;
+        let owner = self.sockets().of_ends(socket.remote, socket.local)?;
         self.processes.of_connection(owner.entry.cookie).or_else(|| self.attribute(&owner))
     }
 
@@ -70,8 +69,12 @@ impl Resolver {
 
     /// The inode of the network namespace that holds the socket: a kill must happen in it.
     pub fn namespace(&mut self, socket: &Tapped) -> Option<u64> {
-        let sockets = self.sockets.get_or_insert_with(Sockets::snapshot);
-        sockets.entry(socket.cookie, socket.local, socket.remote).map(|(_, namespace)| namespace)
+        self.sockets().entry(socket.cookie, socket.local, socket.remote).map(|(_, namespace)| namespace)
+    }
+
+    /// The tables of the kernel's sockets.
+    pub fn sockets(&mut self) -> &mut Sockets {
+        self.sockets.get_or_insert_with(Sockets::snapshot)
     }
 
     /// What the evidence amounts to. Make it once for each connection, and again when the wire says something new.

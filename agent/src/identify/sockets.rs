@@ -94,6 +94,25 @@ impl Sockets {
         Some((entry, namespace))
     }
 
+    /// The names of all listening Unix sockets, in every network namespace that has a process in it: about 1 us for
+    /// each process of the host.
+    pub fn unix_listeners(&mut self, mut each: impl FnMut(&[u8])) {
+        self.open_namespaces(&pids().collect::<Vec<_>>());
+        self.namespaces.retain(|_, diag| diag.dump_unix_listeners(&mut each).is_ok());
+    }
+
+    /// The cookies of all connected Unix sockets, in the namespaces that were found last.
+    pub fn unix_connected(&mut self) -> HashSet<u64> {
+        let mut cookies = HashSet::new();
+        self.namespaces.retain(|_, diag| {
+            diag.dump_unix(|cookie| {
+                cookies.insert(cookie);
+            })
+            .is_ok()
+        });
+        cookies
+    }
+
     fn with_refresh(&mut self, find: impl Fn(&Self) -> Option<SocketOwner>) -> Option<SocketOwner> {
         let found = find(self);
         if found.as_ref().is_some_and(|owner| !owner.pids.is_empty())

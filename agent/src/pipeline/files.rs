@@ -69,7 +69,8 @@ impl Files {
         }
         let hint = ends.iter().find_map(|end| self.ports.get(&end.port)).copied();
         let begins = segment.flags.syn;
-        let mut flow = Flow::new(self.next, ends, CaptureSource::Pcap, begins, hint, PATIENCE);
+        let mut flow =
+            Flow::new(self.next, super::Ends::Tcp(ends), CaptureSource::Pcap, begins, hint, PATIENCE);
         self.next += 1;
         flow.segment(segment, pipeline, &mut Nobody);
         self.flows.insert(ends, (flow, segment.time));

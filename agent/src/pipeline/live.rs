@@ -19,7 +19,8 @@ use crate::capture::live::{Live, Record, Records};
 use crate::gate::{Gate, Outcome, Target};
 use crate::identify::{Exec, Resolver, Tapped};
 
-use super::{Flow, Host, Pipeline, Wishes};
+use super::unix::{UnixTaps, Want};
+use super::{Ends, Flow, Host, Pipeline, Wishes};
 
 /// How long the reader sleeps when nothing is urgent: long enough that a busy database costs few wakeups.
 const NAP: Duration = Duration::from_millis(20);
@@ -43,6 +44,7 @@ pub struct Driver {
     by_ends: HashMap<(Endpoint, Endpoint), u64>,
     /// Sockets of no interest: the other ends of tapped ones, and what is no database.
     left_alone: HashSet<u64>,
+    unix: UnixTaps,
     modes: Vec<(u64, Socket)>,
     counted: Counters,
     ticked: Nanos,
@@ -119,11 +121,12 @@ impl Host for Here<'_> {
 }
 
 impl Driver {
-    /// `ports`: what the configuration promises on a server port.
+    /// `ports`: what the configuration promises on a server port. `unix`: whether Unix sockets are tapped.
     pub fn new(
         (records, live): (Records, Live),
         gate: Option<Gate>,
         ports: HashMap<u16, &'static str>,
+        unix: Want,
     ) -> Self {
         let now = live.now();
         Self {
@@ -136,6 +139,7 @@ impl Driver {
             by_start: HashMap::new(),
             by_ends: HashMap::new(),
             left_alone: HashSet::new(),
+            unix: UnixTaps::new(unix),
             modes: Vec::new(),
             counted: Counters::default(),
             ticked: now,
@@ -193,6 +197,7 @@ impl Driver {
         if now.since(self.ticked) > 1_000_000_000 {
             self.ticked = now;
             self.follow_rules(pipeline);
+            self.look_after_unix(pipeline);
             self.live.resync_clock();
             self.report_loss(now, pipeline);
         }
@@ -223,6 +228,14 @@ impl Driver {
                 uid: exec.uid,
                 cgroup: exec.cgroup,
             }),
+            Record::UnixOpen(open, name) => {
+                let time = Nanos(open.time.wrapping_add(offset.0));
+                self.unix.open(open, name, time, &mut self.resolver, pipeline);
+            }
+            Record::UnixData(data, head, tail) => {
+                let time = Nanos(data.time.wrapping_add(offset.0));
+                self.unix.data(data, head, tail, time, &mut self.resolver, pipeline, &mut self.modes);
+            }
             Record::Fork(fork) => self.resolver.processes.fork(fork.parent, fork.child, fork.time),
             Record::Exit(exit) => self.resolver.processes.exit(exit.pid, exit.time),
         }
@@ -265,7 +278,7 @@ impl Driver {
     ) -> &mut Tap {
         let hint = self.ports.get(&ends.1.port).or_else(|| self.ports.get(&ends.0.port)).copied();
         let source = CaptureSource::Packet;
-        let flow = Flow::new(cookie, [ends.0, ends.1], source, active.is_some(), hint, 0);
+        let flow = Flow::new(cookie, Ends::Tcp([ends.0, ends.1]), source, active.is_some(), hint, 0);
         self.by_ends.insert(ends, cookie);
         let tap = Tap { flow, socket: Socket::default(), start, ends, active };
         self.taps.entry(cookie).insert_entry(tap).into_mut()
@@ -374,6 +387,12 @@ impl Driver {
         }
     }
 
+    /// Taps Unix sockets while a database listens on one, and lets go of those that are closed.
+    pub fn look_after_unix(&mut self, pipeline: &mut Pipeline) {
+        let now = self.live.now();
+        self.unix.look_after(now, &mut self.live, &mut self.resolver, pipeline);
+    }
+
     fn report_loss(&mut self, now: Nanos, pipeline: &mut Pipeline) {
         let counters = self.live.counters();
         let before = std::mem::replace(&mut self.counted, counters);
@@ -385,6 +404,11 @@ impl Driver {
             ),
             ("sockets_full", counters.sockets_full - before.sockets_full, 0),
             ("unparsed", counters.unparsed - before.unparsed, 0),
+            (
+                "unreadable",
+                u64::from(counters.unreadable_bytes > before.unreadable_bytes),
+                counters.unreadable_bytes - before.unreadable_bytes,
+            ),
         ];
         if counters.ring_full > before.ring_full {
             // Records of processes may be among what found no room.
@@ -414,6 +438,7 @@ impl Driver {
         for cookie in open {
             self.close(cookie, now, pipeline);
         }
+        self.unix.finish(now, pipeline);
         self.report_loss(now, pipeline);
     }
 }

@@ -1,0 +1,306 @@
+//! Kernel records of Unix sockets -> flows.
+//!
+//! Both ends of a Unix socket are on this host, and each is tapped where it sends. Nobody reports the end of one: a
+//! look at the kernel's table of sockets, once a second, does.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use agent_common::{Socket, UnixData, UnixOpen, mode};
+use agent_core::event::CaptureSource;
+use agent_core::identity::Workload;
+use agent_core::judge::Verdict;
+use agent_core::protocol;
+use agent_core::segment::{Flags, Nanos, Segment, Side};
+
+use crate::capture::live::Live;
+use crate::identify::Resolver;
+
+use super::{Ends, Flow, Host, Pipeline, Wishes};
+
+/// Looks at the table of sockets that find no database before the tap is taken off again.
+const LINGER: u32 = 10;
+
+/// A sender may be put off its processor between its send and the record of it, and be answered before it is back:
+/// nanoseconds for which its bytes are waited for.
+const PATIENCE: u64 = 1_000_000_000;
+
+/// Whether Unix sockets are tapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Want {
+    /// While a database listens on one.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Every tapped Unix socket. Belongs to the driver's thread.
+pub struct UnixTaps {
+    want: Want,
+    attached: bool,
+    idle: u32,
+    /// By cookie.
+    ends: HashMap<u64, End>,
+    /// What names a socket while it lives -> its cookie.
+    by_name: HashMap<u64, u64>,
+    /// By the cookie of the end that was seen first.
+    conversations: HashMap<u64, Conversation>,
+    /// Sockets that were connected before the programs were attached.
+    older: HashSet<u64>,
+    /// Ends that are gone; records of theirs may still be on their way until the next look.
+    doomed: Vec<u64>,
+    /// Closed ends that the kernel side still knows.
+    closed: Vec<u64>,
+}
+
+struct End {
+    own: u64,
+    peer: u64,
+    conversation: u64,
+    side: Side,
+    socket: Socket,
+}
+
+struct Conversation {
+    flow: Flow,
+    ends: [Option<u64>; 2],
+    /// The process that each side's latest bytes came from.
+    pids: [u32; 2],
+    told: [u32; 2],
+}
+
+/// Answers a flow's questions about its ends.
+struct Here<'a> {
+    resolver: &'a mut Resolver,
+    pids: [u32; 2],
+}
+
+impl Host for Here<'_> {
+    fn workload(&mut self, client: Side) -> Option<Arc<Workload>> {
+        self.resolver.processes.workload(self.pids[client.index()])
+    }
+    fn kill(&mut self, _verdict: &Verdict) -> bool {
+        false // the kernel destroys no Unix socket on demand
+    }
+}
+
+impl UnixTaps {
+    /// None yet.
+    pub fn new(want: Want) -> Self {
+        Self {
+            want,
+            attached: false,
+            idle: 0,
+            ends: HashMap::new(),
+            by_name: HashMap::new(),
+            conversations: HashMap::new(),
+            older: HashSet::new(),
+            doomed: Vec::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Taps or stops to, as listeners come and go, and closes what is gone. To be called about once a second.
+    pub fn look_after(
+        &mut self,
+        now: Nanos,
+        live: &mut Live,
+        resolver: &mut Resolver,
+        pipeline: &mut Pipeline,
+    ) {
+        if self.want == Want::Never {
+            return;
+        }
+        let mut wanted = self.want == Want::Always;
+        resolver.sockets().unix_listeners(|name| {
+            wanted |= std::str::from_utf8(name).is_ok_and(|name| protocol::of_socket(name).is_some());
+        });
+        self.idle = if wanted { 0 } else { self.idle + 1 };
+        if wanted && !self.attached {
+            match live.attach_unix() {
+                Ok(()) => {
+                    self.attached = true;
+                    self.older = resolver.sockets().unix_connected();
+                }
+                Err(error) => {
+                    // Once: what cannot be done now cannot be done in a second either.
+                    tracing::warn!(%error, "Unix sockets cannot be tapped");
+                    self.want = Want::Never;
+                    pipeline.note(agent_core::event::EventKind::Blind, now, |event| {
+                        event.error_type = "unix".into();
+                        event.network_transport = "unix".into();
+                        event.statement_complete = false;
+                    });
+                }
+            }
+            return;
+        }
+        if !self.attached {
+            return;
+        }
+        for cookie in std::mem::take(&mut self.doomed) {
+            self.close(cookie, now, resolver, pipeline);
+        }
+        self.closed.drain(..).for_each(|cookie| live.forget(cookie));
+        let alive = resolver.sockets().unix_connected();
+        self.older.retain(|cookie| alive.contains(cookie));
+        self.doomed.extend(self.ends.keys().filter(|cookie| !alive.contains(cookie)));
+        if self.idle > LINGER && self.ends.is_empty() && live.detach_unix().is_ok() {
+            self.attached = false;
+        }
+    }
+
+    /// A socket speaks, or is spoken to, for the first time. `name`: its own or its peer's.
+    pub fn open(
+        &mut self,
+        open: &UnixOpen,
+        name: &[u8],
+        time: Nanos,
+        resolver: &mut Resolver,
+        pipeline: &mut Pipeline,
+    ) {
+        // The process may be gone in a moment: a first look at it now.
+        resolver.processes.workload(open.pid);
+        // Its place in memory was another socket's: that one is gone, and its peer has nobody to speak with.
+        if let Some(before) = self.by_name.get(&open.own).copied() {
+            self.close(before, time, resolver, pipeline);
+        }
+        let peer = self.by_name.get(&open.peer).copied();
+        let peer = peer.filter(|cookie| self.ends.get(cookie).is_some_and(|end| end.peer == open.own));
+        let (conversation, side) = match peer.and_then(|cookie| self.ends.get(&cookie)) {
+            Some(end) => (end.conversation, end.side.other()),
+            None => (open.cookie, Side::A),
+        };
+        let path: Arc<str> = path(name).into();
+        let known = self.conversations.entry(conversation).or_insert_with(|| {
+            let begins = !self.older.contains(&open.cookie);
+            let hint = protocol::of_socket(&path);
+            let source = CaptureSource::Unix;
+            let flow = Flow::new(open.cookie, Ends::Unix(Arc::clone(&path)), source, begins, hint, PATIENCE);
+            Conversation { flow, ends: [None; 2], pids: [0; 2], told: [0; 2] }
+        });
+        known.ends[side.index()] = Some(open.cookie);
+        known.pids[side.index()] = open.pid;
+        self.by_name.insert(open.own, open.cookie);
+        let socket = Socket::default();
+        self.ends.insert(open.cookie, End { own: open.own, peer: open.peer, conversation, side, socket });
+    }
+
+    /// A socket sent.
+    #[expect(clippy::too_many_arguments, reason = "one record and the four that serve it")]
+    pub fn data(
+        &mut self,
+        data: &UnixData,
+        head: &[u8],
+        tail: &[u8],
+        time: Nanos,
+        resolver: &mut Resolver,
+        pipeline: &mut Pipeline,
+        modes: &mut Vec<(u64, Socket)>,
+    ) {
+        let Some(end) = self.ends.get(&data.cookie) else { return };
+        let (side, id) = (end.side, end.conversation);
+        let Some(known) = self.conversations.get_mut(&id) else { return };
+        known.pids[side.index()] = data.pid;
+        let client = known.flow.core().client();
+        if client == Some(side) && known.told[side.index()] != data.pid {
+            // The socket was passed on, or came with a fork.
+            let workload = resolver.processes.workload(data.pid);
+            known.flow.hand_over(workload, time, pipeline);
+            known.told[side.index()] = data.pid;
+        }
+        let segment = Segment {
+            from: side,
+            time,
+            sequence: data.sequence,
+            acknowledgment: data.acknowledgment,
+            flags: Flags { ack: true, ..Flags::default() },
+            length: data.length,
+            head,
+            tail,
+        };
+        let mut host = Here { resolver, pids: known.pids };
+        let wishes = known.flow.segment(&segment, pipeline, &mut host);
+        if wishes == Wishes::default() {
+            return;
+        }
+        if wishes.detected {
+            known.told = known.pids;
+        }
+        for side in [Side::A, Side::B] {
+            let Some(cookie) = known.ends[side.index()] else { continue };
+            let Some(end) = self.ends.get_mut(&cookie) else { continue };
+            let before = end.socket;
+            if wishes.refused {
+                end.socket.mode = [mode::IGNORE; 2];
+            } else if wishes.detected {
+                end.socket.mode = [mode::FULL; 2];
+                end.socket.urgent = u32::from(pipeline.policies.needs_kill());
+            }
+            if let Some(bulk) = wishes.bulk[side.index()] {
+                // What this end sends is its first direction.
+                end.socket.mode[0] = if bulk { mode::HEAD_TAIL } else { mode::FULL };
+                end.socket.guard[0] = known.flow.core().next(side.other());
+            }
+            if before.mode != end.socket.mode || before.guard != end.socket.guard {
+                modes.push((cookie, end.socket));
+            }
+        }
+        if wishes.refused {
+            self.conversations.remove(&id);
+        }
+    }
+
+    /// The agent ends: hands out what is pending.
+    pub fn finish(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        for (_, mut known) in self.conversations.drain() {
+            known.flow.close(now, pipeline, &mut super::Nobody);
+        }
+        self.ends.clear();
+        self.by_name.clear();
+    }
+
+    /// Closes the conversation of an end, for both of its ends.
+    fn close(&mut self, cookie: u64, now: Nanos, resolver: &mut Resolver, pipeline: &mut Pipeline) {
+        let Some(end) = self.ends.get(&cookie) else { return };
+        let mut ends = [Some(cookie), None];
+        if let Some(mut known) = self.conversations.remove(&end.conversation) {
+            ends = known.ends;
+            known.flow.close(now, pipeline, &mut Here { resolver, pids: known.pids });
+        }
+        for cookie in ends.into_iter().flatten() {
+            let Some(end) = self.ends.remove(&cookie) else { continue };
+            if self.by_name.get(&end.own) == Some(&cookie) {
+                self.by_name.remove(&end.own);
+            }
+            self.closed.push(cookie);
+        }
+    }
+}
+
+/// A path as it is; an abstract name as `ss` shows it, behind an `@`.
+fn path(name: &[u8]) -> String {
+    match name.split_first() {
+        Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
+        _ => {
+            let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+            String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_both_kinds() {
+        assert_eq!(path(b"/run/postgresql/.s.PGSQL.5432\0\0"), "/run/postgresql/.s.PGSQL.5432");
+        assert_eq!(path(b"\0abstract"), "@abstract");
+        assert_eq!(path(b""), "");
+    }
+}
