@@ -318,7 +318,10 @@ impl Sink for FlowSink<'_> {
         self.state.session = Some(Arc::clone(session));
         if !self.state.announced && session.adopted && session.user.is_empty() {
             let client = self.state.client.unwrap_or(Side::A);
-            let port = self.state.ends[client.index()].port;
+            let port = match &self.state.ends {
+                Ends::Tcp(ends) => ends[client.index()].port,
+                Ends::Unix(_) => 0,
+            };
             let titles = self.host.server_titles(client);
             self.state.titled = titles.iter().find_map(|title| titled(session.system, title, port));
         }

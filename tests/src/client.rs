@@ -38,6 +38,11 @@ impl<'a> Route<'a> {
         Self { host: ns.host6.clone(), namespace: Some(ns) }
     }
 
+    /// Over the server's Unix socket.
+    pub fn unix(server: &Postgres) -> Self {
+        Self { host: server.socket_directory().to_string_lossy().into_owned(), namespace: None }
+    }
+
     /// Aims a command at the server by this route.
     pub fn aim(&self, mut command: Command) -> Command {
         command.env("PGHOST", &self.host);

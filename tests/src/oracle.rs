@@ -2,7 +2,7 @@
 //! of weir's with the same text, user, database, application, parameters, status and rows, in the same order on the same
 //! connection; and weir tells nothing that the server did not log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write;
 
 use agent_core::event::Event;
@@ -73,11 +73,14 @@ pub fn compare(log: &[serverlog::Session], events: &[Event], known: &[(&str, u64
     let mut report = Report { skipped, ..Report::default() };
     // A port may be used again: the sessions of one port are matched in order of time.
     let mut ports = BTreeMap::<(&str, u16), Turns<'_>>::new();
-    for session in log.iter().filter(|s| !s.statements.is_empty()) {
+    for session in log.iter().filter(|s| !s.statements.is_empty() && s.port != 0) {
         ports.entry((session.address.as_str(), session.port)).or_default().logged.push(session);
     }
-    for session in &sessions {
+    for session in sessions.iter().filter(|s| s.port != 0) {
         ports.entry((session.address, session.port)).or_default().told.push(session);
+    }
+    for (number, turns) in unix(log, &sessions).into_iter().enumerate() {
+        ports.insert(("unix", u16::try_from(number).unwrap_or(u16::MAX)), turns);
     }
     for ((address, port), Turns { logged, told }) in ports {
         for turn in 0..logged.len().max(told.len()) {
@@ -97,6 +100,43 @@ pub fn compare(log: &[serverlog::Session], events: &[Event], known: &[(&str, u64
 struct Turns<'a> {
     logged: Vec<&'a serverlog::Session>,
     told: Vec<&'a captured::Session<'a>>,
+}
+
+/// Unix sockets have no port that both sides know: sessions with the same texts belong together, in order of time.
+fn unix<'a>(log: &'a [serverlog::Session], sessions: &'a [captured::Session<'a>]) -> Vec<Turns<'a>> {
+    let bare = |text: &str| text.replace(|c: char| c.is_whitespace() || c == ';', "");
+    let mut told: HashMap<String, VecDeque<&captured::Session<'_>>> = HashMap::new();
+    for session in sessions.iter().filter(|s| s.port == 0) {
+        let texts = session.messages.iter().flatten().map(|e| bare(&e.db_query_text));
+        told.entry(texts.collect()).or_default().push_back(session);
+    }
+    let mut turns = Vec::new();
+    for session in log.iter().filter(|s| !s.statements.is_empty() && s.port == 0) {
+        let texts: String = session.statements.iter().map(|l| bare(&l.text)).collect();
+        // Comments between statements are in the log only: then the beginning decides.
+        let same =
+            told.get_mut(&texts).and_then(|all| all.remove(all.iter().position(|s| agree(session, s))?));
+        let found = same.or_else(|| {
+            let first = bare(&session.statements[0].text);
+            let like = |texts: &&String| {
+                !texts.is_empty() && (texts.starts_with(&first) || first.starts_with(*texts))
+            };
+            let key = told.iter().filter(|(_, s)| !s.is_empty()).map(|(k, _)| k).find(like)?.clone();
+            told.get_mut(&key)?.pop_front()
+        });
+        turns.push(Turns { logged: vec![session], told: found.into_iter().collect() });
+    }
+    turns.extend(told.into_values().flatten().map(|s| Turns { logged: Vec::new(), told: vec![s] }));
+    turns
+}
+
+/// True where every parameter that was logged was told.
+fn agree(log: &serverlog::Session, told: &captured::Session<'_>) -> bool {
+    log.statements.iter().zip(&told.messages).all(|(logged, message)| {
+        let Some(parameters) = &logged.parameters else { return true };
+        let told = message.iter().flat_map(|e| e.db_query_parameters.iter().map(|p| &**p));
+        told.eq(parameters.iter().map(|p| p.as_deref().unwrap_or("NULL")))
+    })
 }
 
 fn session(

@@ -52,7 +52,7 @@ pub struct Logged {
 pub struct Session {
     /// The client's address.
     pub address: String,
-    /// The client's port.
+    /// The client's port; 0 over a Unix socket.
     pub port: u16,
     /// Process id of the backend.
     pub pid: u64,
@@ -65,8 +65,13 @@ pub struct Session {
     role: Option<String>,
 }
 
-/// Reads a log file. Sessions over the Unix socket are left out; those that never sent a statement are not.
+/// Reads a log file: the sessions over TCP, also those that never sent a statement.
 pub fn read(file: &Path) -> Result<Vec<Session>> {
+    Ok(read_all(file)?.into_iter().filter(|session| session.port != 0).collect())
+}
+
+/// Reads a log file: every session.
+pub fn read_all(file: &Path) -> Result<Vec<Session>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     parse(&text)
 }
@@ -77,7 +82,11 @@ pub fn parse(text: &str) -> Result<Vec<Session>> {
     let mut known: HashMap<String, usize> = HashMap::new();
     for line in text.lines() {
         let entry: Value = serde_json::from_str(line).with_context(|| format!("not a log entry: {line}"))?;
-        let Some(port) = entry["remote_port"].as_u64() else { continue };
+        // Without a client: the server's own processes.
+        if entry["remote_host"].is_null() {
+            continue;
+        }
+        let port = entry["remote_port"].as_u64().unwrap_or_default();
         let id = entry["session_id"].as_str().context("an entry names its session")?;
         let at = *known.entry(id.to_owned()).or_insert_with(|| {
             sessions.push(Session::default());

@@ -22,14 +22,27 @@ impl Tap {
     }
 
     /// Ends it and reads what it saw of one server's port. Others' traffic on this host is not ours.
-    pub fn finish(mut self, port: u16) -> Result<Vec<Event>> {
+    pub fn finish(self, port: u16) -> Result<Vec<Event>> {
+        self.end(|event| of_port(event, port))
+    }
+
+    /// Ends it and reads what it saw of one server's Unix socket.
+    pub fn finish_unix(self, port: u16) -> Result<Vec<Event>> {
+        let name = format!("/.s.PGSQL.{port}");
+        self.end(|event| {
+            event.server_address.ends_with(&name)
+                || event.server_address.is_empty() && &*event.network_transport != "unix"
+        })
+    }
+
+    fn end(mut self, ours: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
         let status = self.weir.stop()?;
         if !status.success() {
             bail!("weir tap ended with {status}: {}", self.weir.said());
         }
         // Shown by the test runner where the test fails.
         eprint!("{}", self.weir.said());
-        read(&self.weir.out(), port)
+        events(&self.weir.out(), ours)
     }
 
     /// Waits until an event of that port satisfies `wanted`.
@@ -48,13 +61,22 @@ impl Tap {
 /// The events of a JSON lines file whose server port is `port`, and those that belong to no connection.
 /// A last line that is not whole yet is left alone.
 pub fn read(file: &Path, port: u16) -> Result<Vec<Event>> {
+    events(file, |event| of_port(event, port))
+}
+
+/// Over TCP: what runs over a Unix socket beside a test is housekeeping.
+fn of_port(event: &Event, port: u16) -> bool {
+    event.server_port == port || event.server_port == 0 && &*event.network_transport != "unix"
+}
+
+fn events(file: &Path, ours: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
     let mut events = Vec::new();
     for line in bytes[..whole].split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
         let event: Event = serde_json::from_slice(line)
             .with_context(|| format!("not an event: {}", String::from_utf8_lossy(line)))?;
-        if event.server_port == port || event.server_port == 0 {
+        if ours(&event) {
             events.push(event);
         }
     }

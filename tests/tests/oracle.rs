@@ -1,5 +1,6 @@
 //! The oracle test: what weir told about a mixed workload equals what the server logged, one to one.
 
+use agent_core::event::Event;
 use anyhow::Result;
 use tests::client::{self, Route};
 use tests::netns::NetNs;
@@ -61,9 +62,12 @@ fn compare(route: impl FnOnce(&Postgres) -> Result<()>) -> Result<oracle::Report
     route(&server)?;
     let events = tap.finish(port)?;
     server.halt()?;
-    let log = serverlog::read(&server::log_file(&server))?;
-    let lost = tap::losses(&events);
-    let report = oracle::compare(&log, &events, COPIED);
+    judge(&serverlog::read(&server::log_file(&server))?, &events)
+}
+
+fn judge(log: &[serverlog::Session], events: &[Event]) -> Result<oracle::Report> {
+    let lost = tap::losses(events);
+    let report = oracle::compare(log, events, COPIED);
     eprintln!("{report}");
     assert!(lost.is_empty(), "lost: {lost:?}\n{report}");
     report.assert_equal();
@@ -89,5 +93,27 @@ fn another_network_namespace_ipv4_and_ipv6() -> Result<()> {
         workload(server, &Route::veth6(&ns), 600)
     })?;
     assert!(report.matched > 30_000, "{report}");
+    Ok(())
+}
+
+#[test]
+fn unix_socket() -> Result<()> {
+    let mut server = server::talkative()?;
+    tables(&server)?;
+    let before = serverlog::read_all(&server::log_file(&server))?.len();
+    let tap = Tap::start(&[])?;
+    workload(&server, &Route::unix(&server), 600)?;
+    let events = tap.finish_unix(server.port)?;
+    server.halt()?;
+    let log = serverlog::read_all(&server::log_file(&server))?.split_off(before);
+    let report = judge(&log, &events)?;
+    assert!(report.matched > 15_000, "{report}");
+    // The process is that of the client, on every statement.
+    let statements = tap::statements(&events);
+    let strange = statements.iter().find(|e| {
+        let program = e.process_executable_path.rsplit('/').next().unwrap_or_default();
+        !["psql", "pgbench", "mixed-tokio"].contains(&program) && !program.starts_with("python")
+    });
+    assert_eq!(strange.map(|e| (&e.process_executable_path, &e.process_command_line)), None);
     Ok(())
 }

@@ -171,7 +171,12 @@ impl Postgres {
         command
     }
 
-    /// Runs statements over the Unix socket, which nobody captures; the answer is unaligned text.
+    /// Where its Unix socket is.
+    pub fn socket_directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Runs statements over the Unix socket; the answer is unaligned text.
     pub fn quietly(&self, sql: &str) -> Result<String> {
         let mut psql = self.client("psql");
         psql.env("PGHOST", self.scratch.path()).args([

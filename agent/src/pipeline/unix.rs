@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use agent_common::{Socket, UnixData, UnixOpen, mode};
 use agent_core::event::CaptureSource;
+use agent_core::exchange::Cancel;
 use agent_core::identity::Workload;
 use agent_core::judge::Verdict;
 use agent_core::protocol;
@@ -83,7 +84,11 @@ impl Host for Here<'_> {
     fn workload(&mut self, client: Side) -> Option<Arc<Workload>> {
         self.resolver.processes.workload(self.pids[client.index()])
     }
-    fn kill(&mut self, _verdict: &Verdict) -> bool {
+    fn server_titles(&mut self, client: Side) -> Vec<String> {
+        let pid = self.pids[client.other().index()];
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).into_iter().collect()
+    }
+    fn kill(&mut self, _verdict: &Verdict, _client: Side, _cancel: Option<&Cancel>) -> bool {
         false // the kernel destroys no Unix socket on demand
     }
 }

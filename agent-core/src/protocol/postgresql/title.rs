@@ -6,11 +6,12 @@
 
 use crate::protocol::Titled;
 
-/// What the title says, where it is that of a session whose client has this port. Names with blanks in them cannot be
+/// What the title says, where it is that of a session whose client has this port (0: a Unix socket). Names with blanks in them cannot be
 /// told apart: then it says nothing.
 pub(super) fn read(title: &str, client_port: u16) -> Option<Titled> {
     let rest = title.strip_prefix("postgres: ")?;
-    let (names, _) = rest.split_once(&format!("({client_port})"))?;
+    let place = if client_port == 0 { "[local]".to_owned() } else { format!("({client_port})") };
+    let (names, _) = rest.split_once(&place)?;
     let mut words: Vec<&str> = names.split(' ').collect();
     words.pop(); // the client's address
     if let [cluster, _, _, ..] = words.as_slice()
@@ -50,5 +51,8 @@ mod tests {
         ] {
             assert_eq!(of(title).as_deref(), meant, "{title}");
         }
+        let local = read("postgres: main: alice shop [local] idle", 0).unwrap();
+        assert_eq!((local.user.as_str(), local.namespace.as_str()), ("alice", "shop"));
+        assert!(read("postgres: alice shop 127.0.0.1(0) idle", 0).is_none());
     }
 }
