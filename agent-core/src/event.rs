@@ -164,16 +164,7 @@ mod uuid_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(value: &u128, s: S) -> Result<S::Ok, S::Error> {
-        let mut out = [b'-'; 36];
-        let (mut bytes, mut at) = (value.to_be_bytes().into_iter(), 0);
-        for group in [4, 2, 2, 2, 6] {
-            for byte in bytes.by_ref().take(group) {
-                super::hex(byte, &mut out[at..at + 2]);
-                at += 2;
-            }
-            at += 1;
-        }
-        s.serialize_str(std::str::from_utf8(&out).unwrap_or_default())
+        s.serialize_str(std::str::from_utf8(&super::uuid(*value)).unwrap_or_default())
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
@@ -199,11 +190,7 @@ mod hash_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub(super) fn serialize<S: Serializer>(value: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
-        let mut out = [0u8; 64];
-        for (byte, to) in value.iter().zip(out.chunks_exact_mut(2)) {
-            super::hex(*byte, to);
-        }
-        s.serialize_str(std::str::from_utf8(&out).unwrap_or_default())
+        s.serialize_str(std::str::from_utf8(&super::hex(value)).unwrap_or_default())
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
@@ -234,8 +221,33 @@ mod time_text {
     }
 }
 
+/// The text of an id: `01930000-0000-7000-8000-000000000001`.
+pub fn uuid(id: u128) -> [u8; 36] {
+    let mut out = [b'-'; 36];
+    let (mut bytes, mut at) = (id.to_be_bytes().into_iter(), 0);
+    for group in [4, 2, 2, 2, 6] {
+        for byte in bytes.by_ref().take(group) {
+            digits(byte, &mut out[at..at + 2]);
+            at += 2;
+        }
+        at += 1;
+    }
+    out
+}
+
+/// The text of a hash. Most events that are printed are part of no chain: that is known to be zeros.
+pub fn hex(hash: &[u8; 32]) -> [u8; 64] {
+    let mut out = [b'0'; 64];
+    if *hash != [0; 32] {
+        for (byte, to) in hash.iter().zip(out.chunks_exact_mut(2)) {
+            digits(*byte, to);
+        }
+    }
+    out
+}
+
 /// Two lowercase digits.
-fn hex(byte: u8, to: &mut [u8]) {
+fn digits(byte: u8, to: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     if let [high, low] = to {
         (*high, *low) = (DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]);
@@ -247,9 +259,9 @@ pub fn rfc3339(nanos: u64) -> String {
     String::from_utf8_lossy(&clock(nanos)).into_owned()
 }
 
-/// The text of a time, on the stack: every event has one. Days to civil date by Howard Hinnant's algorithm; 64 bits of
+/// The text of a time, as [`rfc3339`] has it, on the stack: every event has one. Days to civil date by Howard Hinnant's algorithm; 64 bits of
 /// nanoseconds end in the year 2554, so the year has four digits.
-fn clock(nanos: u64) -> [u8; 30] {
+pub fn clock(nanos: u64) -> [u8; 30] {
     let (seconds, fraction) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let z = days + 719_468;

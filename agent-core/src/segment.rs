@@ -1,5 +1,6 @@
 //! One captured piece of a connection: who sent it, where it belongs in the stream, what was copied.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 /// Nanoseconds since the Unix epoch, UTC. `agent-core` never reads a clock: time comes in with the segment.
@@ -14,12 +15,25 @@ impl Nanos {
 }
 
 /// One end of a TCP connection. IPv4-mapped IPv6 addresses are stored as IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Address on the wire.
     pub address: IpAddr,
     /// TCP port.
     pub port: u16,
+}
+
+/// One number or two: connections are looked up once for each packet of a file.
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.address {
+            IpAddr::V4(address) => state.write_u64(u64::from(address.to_bits()) << 16 | u64::from(self.port)),
+            IpAddr::V6(address) => {
+                state.write_u128(address.to_bits());
+                state.write_u16(self.port);
+            }
+        }
+    }
 }
 
 /// The two ends of a connection, before it is known which one is the client.

@@ -49,6 +49,9 @@ impl Host for Nobody {
     }
 }
 
+/// Takes the events of a pipeline.
+pub type Output = Box<dyn FnMut(&Event)>;
+
 /// What all flows share.
 pub struct Pipeline {
     /// Statement texts, understood once each.
@@ -57,13 +60,13 @@ pub struct Pipeline {
     pub policies: Arc<Policies>,
     /// How events are made of what is known.
     pub recorder: Recorder,
-    /// Where events go.
-    pub output: Box<dyn FnMut(Event)>,
+    /// Where events go. They are lent: who keeps one clones it.
+    pub output: Output,
 }
 
 impl Pipeline {
     /// A pipeline that hands its events to `output`.
-    pub fn new(recorder: Recorder, policies: Arc<Policies>, output: Box<dyn FnMut(Event)>) -> Self {
+    pub fn new(recorder: Recorder, policies: Arc<Policies>, output: Output) -> Self {
         Self { texts: Texts::default(), policies, recorder, output }
     }
 
@@ -71,7 +74,7 @@ impl Pipeline {
     pub fn note(&mut self, kind: EventKind, time: Nanos, change: impl FnOnce(&mut Event)) {
         let mut event = self.recorder.blank(kind, time);
         change(&mut event);
-        (self.output)(event);
+        (self.output)(&event);
     }
 }
 
@@ -106,8 +109,9 @@ struct State {
     ends: Ends,
     source: CaptureSource,
     client: Option<Side>,
-    /// All that the flow's events have in common.
-    prototype: Event,
+    /// All that the flow's events have in common, with what its last statement left. Statements are filled in here:
+    /// a new event for each would cost more than everything else about it.
+    event: Event,
     workload: Option<Arc<Workload>>,
     session: Option<Arc<Session>>,
     /// Who a session is that was joined too late to see its login.
@@ -139,7 +143,7 @@ impl Flow {
                 ends,
                 source,
                 client: None,
-                prototype: Event::default(),
+                event: Event::default(),
                 workload: None,
                 session: None,
                 titled: None,
@@ -189,7 +193,7 @@ struct FlowSink<'a> {
     state: &'a mut State,
     policies: &'a Policies,
     recorder: &'a mut Recorder,
-    output: &'a mut Box<dyn FnMut(Event)>,
+    output: &'a mut Output,
     host: &'a mut dyn Host,
     now: Nanos,
 }
@@ -197,10 +201,9 @@ struct FlowSink<'a> {
 impl FlowSink<'_> {
     /// Everything about the flow that does not change from statement to statement.
     fn refresh(&mut self) {
-        let State { session_id, ends, client, session, titled, workload, prototype, source, .. } =
+        let State { session_id, ends, client, session, titled, workload, event: p, source, .. } =
             &mut *self.state;
         let client = client.unwrap_or(Side::A);
-        let p = prototype;
         self.recorder.stamp(p);
         p.session_id = *session_id;
         p.capture_source = *source;
@@ -246,7 +249,7 @@ impl FlowSink<'_> {
 
     /// Judges a statement by what it does, and acts at once where a rule says so.
     fn judge(&mut self, analysis: &Analysis, statement: &Statement) -> Ticket {
-        let p = &self.state.prototype;
+        let p = &self.state.event;
         let mut verdict = judge(
             self.policies,
             &Subject {
@@ -287,16 +290,9 @@ impl FlowSink<'_> {
         self.state.verdicts.remove(at).map(|(_, verdict)| verdict)
     }
 
-    fn emit(&mut self, event: Event) {
-        (self.output)(event);
-    }
-
     fn occurrence(&mut self, kind: EventKind, time: Nanos) -> Event {
-        let mut event = self.state.prototype.clone();
-        event.event_kind = kind;
-        event.time = time.0;
-        event.event_id = self.recorder.ids.next(time);
-        event.statement_complete = true;
+        let mut event = self.state.event.clone();
+        self.recorder.occurrence(&mut event, kind, time);
         event
     }
 }
@@ -307,7 +303,7 @@ impl Sink for FlowSink<'_> {
         self.state.client = Some(client);
         self.state.workload = self.host.workload(client);
         self.refresh();
-        self.state.prototype.db_system_name = protocol.into();
+        self.state.event.db_system_name = protocol.into();
     }
 
     fn refused(&mut self) {
@@ -333,7 +329,7 @@ impl Sink for FlowSink<'_> {
             if session.adopted {
                 event.error_type = "adopted".into();
             }
-            self.emit(event);
+            (self.output)(&event);
         }
     }
 
@@ -355,8 +351,8 @@ impl Sink for FlowSink<'_> {
             self.session(&statement.session);
         }
         let verdict = self.verdict(statement.ticket);
-        let event = self.recorder.statement(&self.state.prototype, &statement, verdict.as_ref());
-        self.emit(event);
+        self.recorder.statement(&mut self.state.event, &statement, verdict.as_ref());
+        (self.output)(&self.state.event);
     }
 
     fn lost(&mut self, loss: Loss) {
@@ -370,7 +366,7 @@ impl Sink for FlowSink<'_> {
             LossReason::Garbled => "garbled",
         }
         .into();
-        self.emit(event);
+        (self.output)(&event);
     }
 
     fn blind(&mut self, blindness: Blindness) {
@@ -382,7 +378,7 @@ impl Sink for FlowSink<'_> {
             Blindness::Gss => "gss",
         }
         .into();
-        self.emit(event);
+        (self.output)(&event);
     }
 
     fn bulk(&mut self, from: Side, on: bool) {

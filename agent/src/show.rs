@@ -1,5 +1,6 @@
 //! Events -> terminal: lines for programs, a table for people.
 
+mod json; // values of an event -> JSON
 pub mod lines; // event -> one JSON object a line
 pub mod table; // event -> one aligned, coloured line
 
@@ -17,12 +18,17 @@ pub enum Format {
     Jsonl,
 }
 
+/// Bytes that are handed on at once.
+const BUFFER: usize = 128 << 10;
+
 /// Prints events to standard output.
 pub struct Printer {
-    out: std::io::BufWriter<std::io::StdoutLock<'static>>,
+    out: std::io::StdoutLock<'static>,
     format: Format,
     table: table::Table,
-    line: Vec<u8>,
+    lines: lines::Lines,
+    /// Printed, but not handed to the reader yet.
+    buffer: Vec<u8>,
     /// Set once the reader is gone (`weir tap | head`).
     pub broken: bool,
 }
@@ -34,25 +40,30 @@ impl Printer {
         let stdout = std::io::stdout();
         let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Self {
-            out: std::io::BufWriter::with_capacity(256 << 10, stdout.lock()),
+            out: stdout.lock(),
             format,
             table: table::Table::new(colour),
-            line: Vec::with_capacity(4096),
+            lines: lines::Lines::default(),
+            buffer: Vec::with_capacity(BUFFER + (8 << 10)),
             broken: false,
         }
     }
 
     /// Prints one event. Whole lines only ever leave: [`Printer::flush`] after each batch.
     pub fn print(&mut self, event: &Event) {
-        let done = match self.format {
-            Format::Jsonl => lines::write(&mut self.out, &mut self.line, event),
-            Format::Table => self.table.write(&mut self.out, event),
-        };
-        self.broken |= done.is_err();
+        match self.format {
+            Format::Jsonl => self.lines.write(event, &mut self.buffer),
+            Format::Table => self.broken |= self.table.write(&mut self.buffer, event).is_err(),
+        }
+        if self.buffer.len() >= BUFFER {
+            self.flush();
+        }
     }
 
     /// Hands what was printed to the reader.
     pub fn flush(&mut self) {
-        self.broken |= self.out.flush().is_err();
+        let written = self.out.write_all(&self.buffer).and_then(|()| self.out.flush());
+        self.broken |= written.is_err();
+        self.buffer.clear();
     }
 }

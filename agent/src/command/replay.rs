@@ -78,13 +78,13 @@ impl Args {
     fn print(&self) -> ExitCode {
         let printer = Rc::new(RefCell::new(Printer::new(self.format)));
         let to = Rc::clone(&printer);
-        let output = Box::new(move |event: Event| {
+        let output = Box::new(move |event: &Event| {
             let mut printer = to.borrow_mut();
             if printer.broken {
                 // The reader went away (`weir replay | head`): nobody wants the rest.
                 std::process::exit(0);
             }
-            printer.print(&event);
+            printer.print(event);
         });
         let mut pipeline = Pipeline::new(self.recorder("replay"), Arc::default(), output);
         let code = self.read(&mut pipeline, || {});
@@ -106,14 +106,10 @@ impl Args {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let store = Arc::new(runtime.block_on(Store::open(config))?);
         let to = Arc::clone(&store);
-        let output = Box::new(move |event: Event| {
+        let output = Box::new(move |event: &Event| {
             // A file can wait, a live capture cannot: here nothing is dropped for a full queue.
-            let mut event = Some(event);
-            while let Some(next) = event.take() {
-                if !to.push(next.clone()) {
-                    std::thread::sleep(Duration::from_millis(5));
-                    event = Some(next);
-                }
+            while !to.push(event.clone()) {
+                std::thread::sleep(Duration::from_millis(5));
             }
         });
         let mut pipeline = Pipeline::new(self.recorder(&agent_id), Arc::default(), output);

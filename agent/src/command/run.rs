@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent_core::event::EventKind;
+use agent_core::event::{Event, EventKind};
 use agent_core::segment::{Endpoint, Nanos};
 use anyhow::Context as _;
 
@@ -66,9 +66,9 @@ impl Args {
         let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
         recorder.redaction_by_database.clone_from(&config.redaction.databases);
         let to = Arc::clone(&store);
-        let output = Box::new(move |event| {
+        let output = Box::new(move |event: &Event| {
             // A full queue is counted there, and becomes an event of its own.
-            to.push(event);
+            to.push(event.clone());
         });
         let mut pipeline = Pipeline::new(recorder, rules.policies(), output);
         let alive = Alive::begin(&config.state, &mut pipeline);

@@ -65,9 +65,9 @@ impl Args {
         let ring = self.ring << 10;
         let printer = Rc::new(RefCell::new(Printer::new(self.format)));
         let to = Rc::clone(&printer);
-        let output = Box::new(move |event: Event| {
-            if self.wants(&event) {
-                to.borrow_mut().print(&event);
+        let output = Box::new(move |event: &Event| {
+            if self.wants(event) {
+                to.borrow_mut().print(event);
             }
         });
         let mut pipeline = Pipeline::new(recorder, Arc::default(), output);

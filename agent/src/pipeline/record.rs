@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_core::event::{Event, EventKind};
+use agent_core::event::{Disposition, Event, EventKind};
 use agent_core::exchange::{Parameter, Statement};
 use agent_core::identity::Identity;
 use agent_core::judge::Verdict;
@@ -47,6 +47,8 @@ pub struct Recorder {
     /// The same for single databases, by name.
     pub redaction_by_database: std::collections::BTreeMap<String, Redaction>,
     placeholder: Arc<str>,
+    /// What is known of a text that was never seen.
+    nothing: Analysis,
 }
 
 impl Recorder {
@@ -59,6 +61,7 @@ impl Recorder {
             redaction,
             redaction_by_database: std::collections::BTreeMap::new(),
             placeholder: "?".into(),
+            nothing: Analysis::default(),
         }
     }
 
@@ -81,37 +84,33 @@ impl Recorder {
         event
     }
 
-    /// The event of one statement. `prototype` holds what all events of its flow share.
-    pub(super) fn statement(
-        &mut self,
-        prototype: &Event,
-        statement: &Statement,
-        verdict: Option<&Verdict>,
-    ) -> Event {
+    /// Makes a flow's event that of something that is no statement.
+    pub(super) fn occurrence(&mut self, event: &mut Event, kind: EventKind, time: Nanos) {
+        self.statement(event, &Statement { started: time, ..Statement::default() }, None);
+        event.event_kind = kind;
+        event.statement_complete = true;
+    }
+
+    /// Makes a flow's event that of one statement: writes every field that its session does not decide.
+    pub(super) fn statement(&mut self, event: &mut Event, statement: &Statement, verdict: Option<&Verdict>) {
         let redaction = if self.redaction_by_database.is_empty() {
             self.redaction
         } else {
-            self.redaction_by_database.get(&*prototype.db_namespace).copied().unwrap_or(self.redaction)
+            self.redaction_by_database.get(&*event.db_namespace).copied().unwrap_or(self.redaction)
         };
-        let mut event = prototype.clone();
         event.event_kind = EventKind::Statement;
         event.time = statement.started.0;
         event.event_id = self.ids.next(statement.started);
-        event.statement_complete = statement.complete;
         if let Some(text) = &statement.text {
             let own = text.analysis();
-            event.db_query_text = text.shown(redaction);
             // What an EXECUTE does is what the statement behind the name does.
             let meant = statement.prepared.as_ref().map_or(own, |prepared| prepared.analysis());
-            event.db_query_summary = Arc::clone(&own.db_query_summary);
-            event.db_operation_name = Arc::clone(&own.db_operation_name);
-            event.db_collection_name = Arc::clone(&meant.db_collection_name);
-            event.db_query_fingerprint = Arc::clone(&own.db_query_fingerprint);
-            event.statement_effects = Arc::clone(&meant.statement_effects);
-            event.statement_relations = Arc::clone(&meant.statement_relations);
-            event.statement_unbounded = meant.statement_unbounded;
-            event.statement_complete &= meant.statement_complete;
+            put(&mut event.db_query_text, &text.shown(redaction));
+            understood(event, own, meant);
+            event.statement_complete = statement.complete && meant.statement_complete;
         } else {
+            event.db_query_text = Arc::default();
+            understood(event, &self.nothing, &self.nothing);
             event.statement_complete = false;
             if let Some(id) = statement.function {
                 let call = Analysis::function_call(id);
@@ -120,19 +119,25 @@ impl Recorder {
                 event.statement_effects = call.statement_effects;
             }
         }
-        if !statement.parameters.is_empty() {
-            event.db_query_parameters =
-                statement.parameters.iter().map(|p| self.parameter(p, redaction)).collect();
+        event.db_query_parameters.clear();
+        for parameter in &statement.parameters {
+            event.db_query_parameters.push(self.parameter(parameter, redaction));
         }
         if let Some(batch) = statement.batch {
-            event.batch_id = format!("{:x}-{:x}", prototype.session_id, batch.id).into();
+            event.batch_id = format!("{:x}-{:x}", event.session_id, batch.id).into();
             event.batch_index = batch.index;
+        } else {
+            clear(&mut event.batch_id);
+            event.batch_index = 0;
         }
-        if !statement.status.is_empty() {
+        if statement.status.is_empty() {
+            clear(&mut event.db_response_status_code);
+        } else {
             event.db_response_status_code = statement.status.as_str().into();
-            event.error_type = statement.status.as_str().into();
         }
-        if !statement.error.is_empty() {
+        if statement.error.is_empty() {
+            put(&mut event.error_type, &event.db_response_status_code);
+        } else {
             event.error_type = statement.error.into();
         }
         event.db_response_returned_rows = statement.returned_rows;
@@ -143,12 +148,18 @@ impl Recorder {
         event.capture_lost_before = statement.lost_before;
         event.capture_bytes = statement.bytes;
         if let Some(verdict) = verdict {
-            event.policy_rule = Arc::clone(&verdict.policy_rule);
-            event.policy_version = Arc::clone(&verdict.policy_version);
-            event.policy_mode = verdict.mode_name().into();
+            put(&mut event.policy_rule, &verdict.policy_rule);
+            put(&mut event.policy_version, &verdict.policy_version);
+            if *event.policy_mode != *verdict.mode_name() {
+                event.policy_mode = verdict.mode_name().into();
+            }
             event.disposition = verdict.disposition;
+        } else {
+            clear(&mut event.policy_rule);
+            clear(&mut event.policy_version);
+            clear(&mut event.policy_mode);
+            event.disposition = Disposition::default();
         }
-        event
     }
 
     fn parameter(&self, parameter: &Parameter, redaction: Redaction) -> Arc<str> {
@@ -168,6 +179,31 @@ impl Recorder {
                 hex.into()
             }
         }
+    }
+}
+
+/// Writes what a text does on an event; `meant` is the text behind the name where it executes one.
+fn understood(event: &mut Event, own: &Analysis, meant: &Analysis) {
+    put(&mut event.db_query_summary, &own.db_query_summary);
+    put(&mut event.db_operation_name, &own.db_operation_name);
+    put(&mut event.db_collection_name, &meant.db_collection_name);
+    put(&mut event.db_query_fingerprint, &own.db_query_fingerprint);
+    put(&mut event.statement_effects, &meant.statement_effects);
+    put(&mut event.statement_relations, &meant.statement_relations);
+    event.statement_unbounded = meant.statement_unbounded;
+}
+
+/// Shares `value`. It mostly is what is there already: then no count is touched.
+fn put<T: ?Sized>(place: &mut Arc<T>, value: &Arc<T>) {
+    if !Arc::ptr_eq(place, value) {
+        *place = Arc::clone(value);
+    }
+}
+
+/// Leaves nothing, at no cost where there is nothing.
+fn clear(place: &mut Arc<str>) {
+    if !place.is_empty() {
+        *place = Arc::default();
     }
 }
 

@@ -286,7 +286,6 @@ impl Machine {
         }
         self.clear_answer();
         if let Some(text) = &item.statement.text {
-            let text = text.clone();
             self.apply(text.bytes(), &item.statement);
         }
         if matches!(item.statement.kind, Kind::Execute | Kind::Fetch) {

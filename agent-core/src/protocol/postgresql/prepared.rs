@@ -1,7 +1,8 @@
 //! Names -> prepared statements and portals of one session. Bounded: the least recently used one goes.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+use hashbrown::HashMap;
 
 use crate::exchange::Parameter;
 use crate::segment::Nanos;

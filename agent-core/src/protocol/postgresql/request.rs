@@ -118,14 +118,13 @@ impl Machine {
                 let bytes = part.bytes().len() as u64;
                 let statement =
                     Statement { batch, bytes, ..self.statement(message, Some(Arc::clone(part)), true) };
-                self.ask_text(statement, part, context);
+                self.ask_text(statement, context);
                 asked += 1;
             }
         } else {
-            let text = Arc::clone(&whole);
             let kind = self.kind(bytes, context);
-            let statement = Statement { kind, ..self.statement(message, Some(Arc::clone(&whole)), true) };
-            self.ask_text(statement, &text, context);
+            let statement = Statement { kind, ..self.statement(message, Some(whole), true) };
+            self.ask_text(statement, context);
             asked = 1;
         }
         // A simple query ends the unnamed statement and portal.
@@ -136,7 +135,12 @@ impl Machine {
     }
 
     /// Queues a statement and follows what it does to names.
-    fn ask_text(&mut self, mut statement: Statement, text: &Text, context: &mut Context<'_>) {
+    fn ask_text(&mut self, mut statement: Statement, context: &mut Context<'_>) {
+        // Few statements are about names; most of them need not be read twice.
+        let text = match &statement.text {
+            Some(text) if command::read(text.bytes()) != Command::Other => Arc::clone(text),
+            _ => return self.ask(statement, Vec::new(), context),
+        };
         let mut undo = Vec::new();
         match command::read(text.bytes()) {
             Command::Prepare { name, body } => {
@@ -256,10 +260,7 @@ impl Machine {
                 statement.truncated |= !prepared.complete;
             }
         }
-        match statement.text.clone() {
-            Some(text) => self.ask_text(statement, &text, context),
-            None => self.ask(statement, Vec::new(), context),
-        }
+        self.ask_text(statement, context);
         self.expect(Expect::Execute, context);
     }
 
