@@ -62,17 +62,17 @@ fn compare(route: impl FnOnce(&Postgres) -> Result<()>) -> Result<oracle::Report
     route(&server)?;
     let events = tap.finish(port)?;
     server.halt()?;
-    judge(&serverlog::read(&server::log_file(&server))?, &events)
+    Ok(judge(&serverlog::read(&server::log_file(&server))?, &events))
 }
 
-fn judge(log: &[serverlog::Session], events: &[Event]) -> Result<oracle::Report> {
+fn judge(log: &[serverlog::Session], events: &[Event]) -> oracle::Report {
     let lost = tap::losses(events);
     let report = oracle::compare(log, events, COPIED);
     eprintln!("{report}");
     assert!(lost.is_empty(), "lost: {lost:?}\n{report}");
     report.assert_equal();
     assert!(report.rows_compared > report.logged / 4 && report.parameters_compared > 100, "{report}");
-    Ok(report)
+    report
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn unix_socket() -> Result<()> {
     let events = tap.finish_unix(server.port)?;
     server.halt()?;
     let log = serverlog::read_all(&server::log_file(&server))?.split_off(before);
-    let report = judge(&log, &events)?;
+    let report = judge(&log, &events);
     assert!(report.matched > 15_000, "{report}");
     // The process is that of the client, on every statement.
     let statements = tap::statements(&events);

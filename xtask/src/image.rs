@@ -48,7 +48,7 @@ impl Args {
         build(&self.tag, !self.no_engine)?;
         if self.try_it {
             terminal::headline("Trial");
-            trial::run(&self.tag)?;
+            trial::run(&self.tag, !self.no_engine)?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,4 +1,4 @@
-//! An image -> `weir tap` in a container with named capabilities -> a statement of this host's PostgreSQL.
+//! An image -> `weir tap` and `weir run` in containers with named capabilities -> statements of this host's PostgreSQL.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::clickhouse::ClickHouse;
 use crate::postgres::Postgres;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::shell;
 use crate::terminal::{self, Step};
 
@@ -20,15 +21,15 @@ const CAPABILITIES: &str = "BPF,PERFMON,NET_ADMIN,SYS_ADMIN,SYS_PTRACE,DAC_READ_
 const PROCESSES: u64 = 32_768;
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Starts a PostgreSQL on this host and the agent in a container, runs psql, and waits for its statement.
-pub(super) fn run(tag: &str) -> Result<()> {
+/// Starts a PostgreSQL on this host and the agent in a container, runs psql, and waits for its statement: first on the
+/// terminal, then, where the image holds the engine, in the ClickHouse inside of the container.
+pub(super) fn run(tag: &str, engine: bool) -> Result<()> {
     let server = Postgres::start(&[])?;
-    let container = Container::start(tag, server.port)?;
+    let hint = format!("{}=postgresql", server.port);
+    let container = Container::start(tag, &[], &["tap", "--format", "jsonl", "--port", &hint])?;
     let step = Step::start("capture", "a psql on this host, seen from inside of the container");
     let mark = format!("seen_from_the_image_{}", std::process::id());
-    let mut psql = server.client("psql");
-    psql.args(["-X", "-q", "-A", "-t", "-c", &format!("select 1 as {mark}")]);
-    shell::output(&mut psql)?;
+    speak(&server, &mark)?;
     match container.statement(&mark) {
         Ok(event) => {
             step.done("");
@@ -36,12 +37,54 @@ pub(super) fn run(tag: &str) -> Result<()> {
             {
                 terminal::say(format_args!("{field}: {}", event[field].as_str().unwrap_or_default()));
             }
-            check(&event)
+            check(&event)?;
         }
         Err(error) => {
             step.failed();
-            Err(error)
+            return Err(error);
         }
+    }
+    drop(container);
+    if engine { record(tag, &server) } else { Ok(()) }
+}
+
+fn speak(server: &Postgres, mark: &str) -> Result<()> {
+    let mut psql = server.client("psql");
+    psql.args(["-X", "-q", "-A", "-t", "-c", &format!("select 1 as {mark}")]);
+    shell::output(&mut psql).map(|_| ())
+}
+
+/// The whole agent, with its engine and its receipts, in one container.
+fn record(tag: &str, server: &Postgres) -> Result<()> {
+    let state = Scratch::new("image-state")?;
+    let port = scratch::free_port()?;
+    let volume = format!("--volume={}:/var/lib/weir", state.path().display());
+    let listen = format!("--env=WEIR_STORE_LISTEN=127.0.0.1:{port}");
+    let container =
+        Container::start(tag, &[&volume, &listen, "--tmpfs=/run/weir", "--tmpfs=/tmp"], &["run"])?;
+    let step = Step::start("receipt", "the same, from the ClickHouse inside of the container");
+    let mark = format!("kept_by_the_image_{}", std::process::id());
+    speak(server, &mark)?;
+    let clickhouse = ClickHouse { url: format!("http://127.0.0.1:{port}") };
+    let query = format!(
+        "SELECT process_executable_path, hash != '' FROM weir.events WHERE db_query_text LIKE '%{mark}%' FORMAT TSV"
+    );
+    let began = Instant::now();
+    loop {
+        let found = clickhouse.query(&query).unwrap_or_default();
+        if let Some((program, sealed)) = found.trim().split_once('\t') {
+            if !program.ends_with("psql") || sealed != "1" {
+                step.failed();
+                bail!("the receipt came, but it is not psql's or not sealed: {found}");
+            }
+            step.done(&format!("{program}, sealed in the chain"));
+            return Ok(());
+        }
+        if began.elapsed() > PATIENCE {
+            step.failed();
+            bail!("no receipt came: {}", container.errors.try_iter().collect::<Vec<_>>().join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -64,17 +107,18 @@ struct Container {
 }
 
 impl Container {
-    fn start(tag: &str, port: u16) -> Result<Self> {
+    fn start(tag: &str, options: &[&str], arguments: &[&str]) -> Result<Self> {
         let podman = shell::find("podman").context("podman is not installed: apt-get install podman")?;
         let scratch = Scratch::new("image")?;
-        let name = format!("weir-trial-{}", std::process::id());
+        let what = arguments.first().copied().unwrap_or_default();
+        let name = format!("weir-trial-{what}-{}", std::process::id());
         let mut command = podman_run(&podman, scratch.path())?;
         command.args(["--rm", "--name", &name]).args(limits()?);
         command.args(["--pid=host", "--network=host", "--cgroupns=host", "--read-only", "--cap-drop=all"]);
         command.arg(format!("--cap-add={CAPABILITIES}"));
-        command.args(["--volume", "/sys/kernel/tracing:/sys/kernel/tracing:ro", tag]);
-        command.args(["tap", "--format", "jsonl", "--port", &format!("{port}=postgresql")]);
-        let step = Step::start("container", "weir tap, with six capabilities");
+        command.args(["--volume", "/sys/kernel/tracing:/sys/kernel/tracing:ro"]).args(options).arg(tag);
+        command.args(arguments);
+        let step = Step::start("container", &format!("weir {what}, with seven capabilities"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("cannot run {}", shell::show(&command)))?;
         let (lines, errors) = (reader(child.stdout.take()), reader(child.stderr.take()));
