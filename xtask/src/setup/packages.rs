@@ -44,7 +44,7 @@ fn lacking(need: Need) -> Vec<String> {
         ],
         Need::Drivers => &[("python3", "python3")],
         Need::Containers => &[("podman", "podman")],
-        Need::Lint | Need::Engine => &[],
+        Need::Lint | Need::Engine | Need::Versions => &[],
     };
     let mut missing: Vec<String> = programs
         .iter()
