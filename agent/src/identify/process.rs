@@ -215,7 +215,11 @@ impl ProcessTable {
         let living = self.tasks.get(&pid).is_none_or(|task| !task.exited);
         let observed = proc::observe(pid).filter(|observed| match self.tasks.get(&pid) {
             // The pid may have gone to another process whose fork record is still on its way.
-            Some(task) => living && same_start(task.start_ns, observed.brief.start_ns),
+            // A process that is ending has no program any more: then its exec record knows better.
+            Some(task) => {
+                let ending = observed.executable.is_empty() && task.image.is_some();
+                living && !ending && same_start(task.start_ns, observed.brief.start_ns)
+            }
             None => true,
         });
         let workload = Arc::new(match observed {

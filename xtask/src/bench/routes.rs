@@ -112,6 +112,7 @@ pub(super) fn syscalls(binary: &Path, rounds: u32) -> Result<(Value, Table)> {
             format!("{:.1} ns", median(read)),
         ]);
     }
-    let title = format!("System calls of others: {CALLS} calls in a loop, median of {rounds} interleaved rounds");
+    let title =
+        format!("System calls of others: {CALLS} calls in a loop, median of {rounds} interleaved rounds");
     Ok((value, Table { title, heads: vec!["", "getppid", "read"], lines }))
 }

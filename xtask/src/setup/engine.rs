@@ -46,7 +46,8 @@ pub(super) fn ensure() -> Result<()> {
 
 fn fetch(step: &mut Step, cache: &Path, library: &Path) -> Result<()> {
     let scratch = Scratch::new("engine")?;
-    let archive = npm::fetch(step, &Package { name: PACKAGE, version: VERSION, digest: DIGEST }, scratch.path())?;
+    let archive =
+        npm::fetch(step, &Package { name: PACKAGE, version: VERSION, digest: DIGEST }, scratch.path())?;
     // Unpacked beside its place and renamed: a half-written library is never found.
     let part = cache.join("unpacking");
     fs::create_dir_all(&part)?;

