@@ -21,6 +21,9 @@ pub const UNKNOWN_BUDGET: u32 = 4 * 1024 * 1024;
 /// request never meets a shortened answer from its first byte on.
 pub const UNKNOWN_ALLOWANCE: u32 = 1024 * 1024;
 
+/// The same for each direction of a TLS session's plaintext: most sessions of a host are no database's.
+pub const TLS_BUDGET: u32 = UNKNOWN_BUDGET;
+
 /// What a ring buffer record is: the first word of each.
 pub mod kind {
     /// [`super::Packet`] with its payload behind it.
@@ -41,6 +44,10 @@ pub mod kind {
     pub const UNIX_OPEN: u32 = 16;
     /// [`super::UnixData`] with its payload behind it.
     pub const UNIX_DATA: u32 = 17;
+    /// [`super::Tls`] with its plaintext behind it.
+    pub const TLS: u32 = 8;
+    /// [`super::TlsEnd`].
+    pub const TLS_END: u32 = 9;
 }
 
 /// What the kernel side does with one direction of a socket.
@@ -122,6 +129,87 @@ pub struct Packet {
     pub direction: u8,
     /// Zero.
     pub padding: [u8; 6],
+    /// Thread group (upper half) and thread in whose context the segment passed; often, not always, its sender.
+    pub task: u64,
+    /// The TLS session whose write that thread is inside of; 0 where it is in none.
+    pub call: u64,
+}
+
+/// One piece of a TLS session's plaintext. `head + tail` bytes of it follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tls {
+    /// [`kind::TLS`].
+    pub kind: u32,
+    /// True length of this piece in bytes.
+    pub length: u32,
+    /// Bytes of its head that follow.
+    pub head: u32,
+    /// Bytes of its tail that follow the head; 0 unless the middle was left out.
+    pub tail: u32,
+    /// Whose session it is.
+    pub session: TlsKey,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Bytes of this direction before the piece. What is written again because the socket was full has the offset
+    /// that it had before.
+    pub offset: u64,
+    /// Bytes of the other direction so far.
+    pub peer: u64,
+    /// Length of the whole call in its first piece; 0 in the others.
+    pub call: u32,
+    /// See [`direction`]: written or read by the process.
+    pub direction: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+}
+
+/// Names a TLS session: its object in a process's memory. Used anew after [`TlsEnd`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsKey {
+    /// Address of the library's object.
+    pub object: u64,
+    /// Process (thread group) id in the initial pid namespace.
+    pub pid: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// A TLS session's object was freed or cleared.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlsEnd {
+    /// [`kind::TLS_END`].
+    pub kind: u32,
+    /// Zero.
+    pub padding: u32,
+    /// Which.
+    pub session: TlsKey,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+}
+
+/// Value of the map `TLS`: how far a session is. The kernel side writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlsState {
+    /// Bytes written and read so far; by direction.
+    pub offset: [u64; 2],
+}
+
+/// Value of the map `TLS_MODES`: what to copy of a session. The agent writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsMode {
+    /// See [`mode`]; by direction. `SKIP` is not among them.
+    pub mode: [u32; 2],
+    /// For [`mode::HEAD_TAIL`]: the other direction's offset (its lower half) for which it holds; by direction.
+    pub guard: [u32; 2],
+    /// 1: every piece wakes the agent at once.
+    pub urgent: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// A connection was established.
@@ -356,13 +444,19 @@ pub struct Counters {
     pub unparsed: u64,
     /// Payload bytes left out between the edges of segments of undecided sockets.
     pub undecided_bytes: u64,
-    /// Payload bytes of Unix sockets that could not be found or read in the sender's memory.
+    /// Payload bytes that could not be found or read in the sender's memory: Unix sockets, TLS.
     pub unreadable_bytes: u64,
+    /// TLS sessions that found no room in `TLS`.
+    pub tls_full: u64,
 }
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<Packet>() == 88);
+    assert!(size_of::<Packet>() == 104);
+    assert!(size_of::<Tls>() == 64);
+    assert!(size_of::<TlsEnd>() == 32);
+    assert!(size_of::<TlsState>() == 16);
+    assert!(size_of::<TlsMode>() == 24);
     assert!(size_of::<Open>() == 72);
     assert!(size_of::<Close>() == 24);
     assert!(size_of::<Connect>() == 56);
@@ -374,12 +468,12 @@ const _: () = {
     assert!(size_of::<UnixSocket>() == 8);
     assert!(size_of::<Socket>() == 40);
     assert!(size_of::<Lost>() == 32);
-    assert!(size_of::<Counters>() == 72);
+    assert!(size_of::<Counters>() == 80);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Counters, Lost, Socket, UnixSocket};
+    use super::{Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket};
 
     macro_rules! pod {
         ($($t:ty),*) => { $(
@@ -387,5 +481,5 @@ mod user {
             unsafe impl aya::Pod for $t {}
         )* };
     }
-    pod!(Counters, Lost, Socket, UnixSocket);
+    pod!(Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket);
 }

@@ -15,6 +15,7 @@ pub mod receipt;
 pub mod segment; // one captured piece of a connection
 pub mod sql; // text -> what it does
 pub mod stream; // segments -> ordered bytes and explicit gaps // event -> canonical bytes -> hash chain
+pub mod tie; // writes and records of TLS -> which session is on which socket
 
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz; // arbitrary bytes -> the invariants that must hold

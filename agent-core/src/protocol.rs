@@ -158,3 +158,11 @@ pub fn of_socket(path: &str) -> Option<&'static str> {
     let name = path.rsplit('/').next().unwrap_or(path);
     PROTOCOLS.iter().find(|e| !e.socket.is_empty() && name.starts_with(e.socket)).map(|e| e.name)
 }
+
+/// Can these be the first bytes of a database connection? Asked of plaintext before it is known whose it is.
+pub fn could_begin(one: &[u8], other: &[u8]) -> bool {
+    [(one, other), (other, one)].into_iter().any(|(client, server)| {
+        let first = First { client, server, hinted: false, start: Start::Beginning };
+        PROTOCOLS.iter().any(|entry| (entry.detect)(&first) != Guess::No)
+    })
+}

@@ -1,4 +1,4 @@
-//! Kernel programs: packets and lifecycles of sockets in, ring buffer records out.
+//! Kernel programs: packets, TLS plaintext and lifecycles of sockets in, ring buffer records out.
 //!
 //! They know sockets and bytes, never a protocol. What is copied for which socket is said by the agent.
 #![no_std]
@@ -8,6 +8,7 @@ mod maps; // what is shared with the agent
 mod packet; // cgroup_skb: segments of TCP sockets -> payload records
 mod process; // sched tracepoints: programs and processes -> lifecycle records
 mod socket; // sock_ops, connect: connections -> lifecycle records
+mod tls; // uprobes: plaintext of TLS sessions -> records
 mod unix; // sends and receives of Unix sockets -> payload records
 
 #[cfg(not(test))]

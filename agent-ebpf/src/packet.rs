@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 
 use crate::maps::{EVENTS, SOCKETS, count, lost, wake};
+use crate::tls;
 
 const PROTO_TCP: u8 = 6;
 const STATE_LISTEN: u32 = 10;
@@ -162,10 +163,13 @@ fn segment(skb: *mut __sk_buff, way: u8) {
         flags,
         direction: way,
         padding: [0; 6],
+        task: tls::task(),
+        call: 0,
     };
     let mut meta = Meta { packet, payload, urgent: false };
     // A listener's segment is the handshake's last and carries data: its socket is not made yet, the ports tell
     // whose it is.
+    meta.packet.call = tls::call(meta.packet.task as u32);
     let copy = if listening { Copy::Whole } else { decide(&mut meta, known, cookie, ends) };
     match copy {
         Copy::Whole => whole(skb, &mut meta),

@@ -20,7 +20,7 @@ use crate::maps::{EVENTS, count, global, send, wake};
 #[unsafe(no_mangle)]
 static EXEC_FILENAME: u32 = 8;
 #[unsafe(no_mangle)]
-static TASK_PID: u32 = 0;
+pub static TASK_PID: u32 = 0;
 #[unsafe(no_mangle)]
 static TASK_MM: u32 = 0;
 #[unsafe(no_mangle)]
@@ -28,7 +28,7 @@ static MM_ARG_START: u32 = 0;
 #[unsafe(no_mangle)]
 static TASK_PARENT: u32 = 0;
 #[unsafe(no_mangle)]
-static TASK_TGID: u32 = 0;
+pub static TASK_TGID: u32 = 0;
 
 /// `sched:sched_process_exec`, in the new program's context.
 #[tracepoint]

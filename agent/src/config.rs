@@ -83,7 +83,7 @@ pub struct Capture {
     pub ports: BTreeMap<String, String>,
     /// Size of the kernel's ring buffer, a power of two.
     pub ring: String,
-    /// Plaintext of TLS. Accepted, not used yet.
+    /// Plaintext of TLS, by probes on the libraries that have it: `auto` or `off`.
     pub tls: String,
     /// Unix sockets: `auto` (while a database listens on one), `always` or `never`.
     pub unix: Want,
@@ -160,7 +160,7 @@ impl Default for Listen {
 }
 
 /// Keys of the contract that this version accepts and does not use.
-pub const UNUSED: [&str; 4] = ["capture.tls", "identity", "gate", "listen"];
+pub const UNUSED: [&str; 3] = ["identity", "gate", "listen"];
 
 /// Maps whose keys are the user's own.
 const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];
@@ -236,6 +236,9 @@ impl Config {
         }
         if bytes(&self.store.spool).is_none() {
             errors.push(format!("store.spool: `{}` is no size; write e.g. 1GiB", self.store.spool));
+        }
+        if !["auto", "off"].contains(&self.capture.tls.as_str()) {
+            errors.push(format!("capture.tls: `{}` is neither `auto` nor `off`", self.capture.tls));
         }
         for (port, name) in &self.capture.ports {
             if let Err(reason) = format!("{port}={name}").parse::<values::PortHint>() {
@@ -350,8 +353,11 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
     #[test]
     fn every_wrong_key_is_named_with_the_nearest_one() {
         let error =
-            load("stat: /x\nstore: {ulr: a}\ncapture: {ports: {1: gopher}, ring: 3}\n", &[]).unwrap_err();
-        for part in ["`stat`", "`state`", "`store.ulr`", "`url`", "capture.ports.1", "capture.ring"] {
+            load("stat: /x\nstore: {ulr: a}\ncapture: {ports: {1: gopher}, ring: 3, tls: maybe}\n", &[])
+                .unwrap_err();
+        for part in
+            ["`stat`", "`state`", "`store.ulr`", "`url`", "capture.ports.1", "capture.ring", "capture.tls"]
+        {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
         assert!(load("store: 3", &[]).unwrap_err().contains("holds settings"));

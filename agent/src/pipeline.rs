@@ -93,6 +93,8 @@ pub struct Wishes {
     pub refused: bool,
     /// By side: only heads and tails are needed (true), or everything again (false).
     pub bulk: [Option<bool>; 2],
+    /// It cannot be read from here on, and nothing was said of it yet: see [`Flow::withhold`].
+    pub blind: Option<Blindness>,
 }
 
 /// Where the two ends of a flow are.
@@ -121,6 +123,7 @@ struct State {
     verdicts: VecDeque<(u64, Verdict)>,
     judged: u64,
     wishes: Wishes,
+    withhold: bool,
 }
 
 impl Flow {
@@ -151,6 +154,7 @@ impl Flow {
                 verdicts: VecDeque::new(),
                 judged: 0,
                 wishes: Wishes::default(),
+                withhold: false,
             },
         }
     }
@@ -183,6 +187,24 @@ impl Flow {
         self.core.close(time, texts, &mut sink);
     }
 
+    /// Says nothing where TLS begins: its plaintext may come another way. The driver is told, and says it in the end.
+    pub fn withhold(&mut self) {
+        self.state.withhold = true;
+    }
+
+    /// Tells that nothing more can be read of this connection, and why.
+    pub fn tell_blind(&mut self, time: Nanos, cause: &str, pipeline: &mut Pipeline) {
+        let Pipeline { texts: _, policies, recorder, output } = pipeline;
+        let host = &mut Nobody;
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: time };
+        sink.refresh();
+        let mut event = sink.occurrence(EventKind::Blind, time);
+        event.statement_complete = false;
+        event.network_tls = true;
+        event.error_type = cause.into();
+        (sink.output)(&event);
+    }
+
     /// True where a database was recognised.
     pub fn is_detected(&self) -> bool {
         self.core.is_detected()
@@ -207,6 +229,7 @@ impl FlowSink<'_> {
         self.recorder.stamp(p);
         p.session_id = *session_id;
         p.capture_source = *source;
+        p.network_tls = *source == CaptureSource::Tls;
         match ends {
             Ends::Tcp(ends) => {
                 let (from, to) = (ends[client.index()], ends[client.other().index()]);
@@ -370,6 +393,10 @@ impl Sink for FlowSink<'_> {
     }
 
     fn blind(&mut self, blindness: Blindness) {
+        if self.state.withhold && blindness == Blindness::Tls {
+            self.state.wishes.blind = Some(blindness);
+            return;
+        }
         let mut event = self.occurrence(EventKind::Blind, self.now);
         event.statement_complete = false;
         event.network_tls = blindness == Blindness::Tls;

@@ -13,7 +13,7 @@ async def round_trip(n):
         port=int(os.environ["PGPORT"]),
         user=os.environ["PGUSER"],
         database=os.environ["PGDATABASE"],
-        ssl=False,
+        ssl=os.environ["PGSSLMODE"],
         server_settings={"application_name": "asyncpg"},
     )
     await conn.execute("select 1; select 2 -- simple, two at once")

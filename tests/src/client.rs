@@ -15,37 +15,48 @@ pub struct Route<'a> {
     pub host: String,
     /// The namespace that they are in.
     pub namespace: Option<&'a NetNs>,
+    /// Whether they insist on TLS; otherwise they do without.
+    pub tls: bool,
 }
 
 impl<'a> Route<'a> {
     /// Over IPv4 loopback.
     pub fn loopback4() -> Self {
-        Self { host: "127.0.0.1".into(), namespace: None }
+        Self { host: "127.0.0.1".into(), namespace: None, tls: false }
     }
 
     /// Over IPv6 loopback.
     pub fn loopback6() -> Self {
-        Self { host: "::1".into(), namespace: None }
+        Self { host: "::1".into(), namespace: None, tls: false }
     }
 
     /// From another network namespace, IPv4.
     pub fn veth4(ns: &'a NetNs) -> Self {
-        Self { host: ns.host4.clone(), namespace: Some(ns) }
+        Self { host: ns.host4.clone(), namespace: Some(ns), tls: false }
     }
 
     /// From another network namespace, IPv6.
     pub fn veth6(ns: &'a NetNs) -> Self {
-        Self { host: ns.host6.clone(), namespace: Some(ns) }
+        Self { host: ns.host6.clone(), namespace: Some(ns), tls: false }
+    }
+
+    /// The same over TLS.
+    #[must_use]
+    pub fn over_tls(self) -> Self {
+        Self { tls: true, ..self }
     }
 
     /// Over the server's Unix socket.
     pub fn unix(server: &Postgres) -> Self {
-        Self { host: server.socket_directory().to_string_lossy().into_owned(), namespace: None }
+        Self { host: server.socket_directory().to_string_lossy().into_owned(), namespace: None, tls: false }
     }
 
     /// Aims a command at the server by this route.
     pub fn aim(&self, mut command: Command) -> Command {
         command.env("PGHOST", &self.host);
+        if self.tls {
+            command.env("PGSSLMODE", "require");
+        }
         self.namespace.map_or(command_of(&command), |ns| ns.inside(&command))
     }
 }

@@ -1,6 +1,6 @@
 //! The oracle test: what weir told about a mixed workload equals what the server logged, one to one.
 
-use agent_core::event::Event;
+use agent_core::event::{CaptureSource, Event, EventKind};
 use anyhow::Result;
 use tests::client::{self, Route};
 use tests::netns::NetNs;
@@ -55,14 +55,21 @@ fn workload(server: &Postgres, route: &Route<'_>, pace: u32) -> Result<()> {
 }
 
 fn compare(route: impl FnOnce(&Postgres) -> Result<()>) -> Result<oracle::Report> {
-    let mut server = server::talkative()?;
+    compare_on(server::talkative()?, route).map(|(report, _)| report)
+}
+
+fn compare_on(
+    mut server: Postgres,
+    route: impl FnOnce(&Postgres) -> Result<()>,
+) -> Result<(oracle::Report, Vec<Event>)> {
     tables(&server)?;
     let port = server.port;
     let tap = Tap::start(&[])?;
     route(&server)?;
     let events = tap.finish(port)?;
     server.halt()?;
-    Ok(judge(&serverlog::read(&server::log_file(&server))?, &events))
+    let report = judge(&serverlog::read(&server::log_file(&server))?, &events);
+    Ok((report, events))
 }
 
 fn judge(log: &[serverlog::Session], events: &[Event]) -> oracle::Report {
@@ -115,5 +122,32 @@ fn unix_socket() -> Result<()> {
         !["psql", "pgbench", "mixed-tokio"].contains(&program) && !program.starts_with("python")
     });
     assert_eq!(strange.map(|e| (&e.process_executable_path, &e.process_command_line)), None);
+    Ok(())
+}
+
+/// Psql, pgbench and psycopg by libpq on sockets, asyncpg by OpenSSL on memory, tokio-postgres by rustls, which nobody
+/// can look into: its server tells. All of it with the client's process.
+#[test]
+fn tls() -> Result<()> {
+    let (report, events) = compare_on(server::talkative_tls()?, |server| {
+        let loopback = || Route::loopback4().over_tls();
+        workload(server, &loopback(), 1_000)?;
+        workload(server, &Route::loopback6().over_tls(), 100)?;
+        // Many at once in one process, all alike.
+        for mode in ["simple", "prepared"] {
+            client::pgbench(server, &loopback(), &["-S", "-M", mode, "-c", "150", "-j", "4", "-t", "20"])?;
+        }
+        client::python(server, &loopback(), "crowd_asyncpg.py", &["150", "5"])?;
+        client::pgbench(server, &loopback(), &["-S", "-C", "-c", "4", "-t", "50"]).map(|_| ())
+    })?;
+    assert!(report.matched > 40_000, "{report}");
+    for event in events.iter().filter(|event| event.event_kind == EventKind::Statement) {
+        let text = &event.db_query_text;
+        assert!(event.network_tls && event.capture_source == CaptureSource::Tls, "{text}");
+        assert!(event.process_pid.is_some(), "nobody's: {text}");
+    }
+    let blind = events.iter().filter(|event| event.event_kind == EventKind::Blind);
+    let blind: Vec<_> = blind.map(|e| (&e.error_type, e.client_port, &e.process_command_line)).collect();
+    assert!(blind.is_empty(), "{blind:?}");
     Ok(())
 }

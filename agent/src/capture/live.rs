@@ -1,23 +1,37 @@
 //! Loads and attaches the kernel programs; hands out their records in order and sets what they copy.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_common::{
-    Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, UnixData, UnixOpen, UnixSocket,
-    kind,
+    Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, Tls, TlsEnd, TlsKey, TlsMode,
+    TlsState, UnixData, UnixOpen, UnixSocket, kind,
 };
 use agent_core::segment::Nanos;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, RawTracePoint, SockOps, TracePoint,
+    UProbe,
 };
 use aya::{Ebpf, EbpfLoader};
 
 use super::btf::Btf;
+use super::tls::Programs;
 use super::unix;
+
+/// Programs on calls of TLS libraries.
+const TLS_PROGRAMS: [&str; 8] = [
+    "weir_tls_write",
+    "weir_tls_write_ex",
+    "weir_tls_write_ex2",
+    "weir_tls_written",
+    "weir_tls_read",
+    "weir_tls_read_ex",
+    "weir_tls_was_read",
+    "weir_tls_end",
+];
 
 /// Why capture cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +102,10 @@ pub enum Record<'a> {
     UnixOpen(&'a UnixOpen, &'a [u8]),
     /// A Unix socket sent: the record, the captured head, the captured tail.
     UnixData(&'a UnixData, &'a [u8], &'a [u8]),
+    /// A piece of a TLS session's plaintext: the record, the captured head, the captured tail.
+    Tls(&'a Tls, &'a [u8], &'a [u8]),
+    /// A TLS session is over.
+    TlsEnd(&'a TlsEnd),
 }
 
 /// The reading end of the ring.
@@ -124,6 +142,8 @@ pub struct Live {
     sockets: HashMap<MapData, u64, Socket>,
     lost: HashMap<MapData, u64, Lost>,
     counters: PerCpuArray<MapData, Counters>,
+    tls: HashMap<MapData, TlsKey, TlsState>,
+    tls_modes: HashMap<MapData, TlsKey, TlsMode>,
     offset: u64,
     pub(super) unix: HashMap<MapData, u64, UnixSocket>,
     pub(super) ebpf: Ebpf,
@@ -175,6 +195,7 @@ fn globals() -> Vec<(&'static str, u32)> {
         ("TASK_TGID", offset("task_struct", "tgid")),
         ("EXEC_FILENAME", tracepoint_offset("sched_process_exec", "filename").unwrap_or(8)),
         ("TASK_PID", offset("task_struct", "pid")),
+        ("TASK_HELPER", u32::from(super::kernel_at_least(6, 10))),
     ];
     globals.extend(unix::globals(offset));
     globals
@@ -239,9 +260,36 @@ impl Live {
             counters: PerCpuArray::try_from(map("COUNTERS")?)?,
             offset: clock_offset(),
             unix: HashMap::try_from(map("UNIX")?)?,
+            tls: HashMap::try_from(map("TLS")?)?,
+            tls_modes: HashMap::try_from(map("TLS_MODES")?)?,
             ebpf,
         };
         Ok((records, live))
+    }
+
+    /// Loads the programs that are put on calls of TLS libraries.
+    pub fn load_tls(&mut self) -> Result<Programs, CaptureError> {
+        let mut programs = Programs::new();
+        for name in TLS_PROGRAMS {
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            let program: &mut UProbe = typed(&mut self.ebpf, name)?;
+            program.load().map_err(refused)?;
+            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)?;
+            let fd = fd.as_fd().try_clone_to_owned().map_err(|source| refused(source.into()))?;
+            programs.insert(name, fd);
+        }
+        Ok(programs)
+    }
+
+    /// Says what to copy of a TLS session.
+    pub fn set_tls(&mut self, session: TlsKey, mode: TlsMode) {
+        let _ = self.tls_modes.insert(session, mode, 0);
+    }
+
+    /// Forgets a TLS session whose end no call will tell: its process is gone.
+    pub fn forget_tls(&mut self, session: TlsKey) {
+        let _ = self.tls_modes.remove(&session);
+        let _ = self.tls.remove(&session);
     }
 
     /// Wall clock time of a record's `CLOCK_MONOTONIC` nanoseconds.
@@ -285,6 +333,7 @@ impl Live {
                 sum.unparsed += c.unparsed;
                 sum.undecided_bytes += c.undecided_bytes;
                 sum.unreadable_bytes += c.unreadable_bytes;
+                sum.tls_full += c.tls_full;
             }
         }
         sum
@@ -313,13 +362,17 @@ fn view<T>(bytes: &[u8]) -> Option<&T> {
     Some(unsafe { &*bytes.as_ptr().cast::<T>() })
 }
 
+/// The captured head and tail behind a record of type `T`.
+fn payload<T>(bytes: &[u8], head: u32, tail: u32) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = bytes.get(size_of::<T>()..)?.split_at_checked(head as usize)?;
+    Some((head, rest.get(..tail as usize)?))
+}
+
 fn decode(bytes: &[u8]) -> Option<Record<'_>> {
     Some(match *view::<u32>(bytes)? {
         kind::PACKET => {
             let packet = view::<Packet>(bytes)?;
-            let data = &bytes[size_of::<Packet>()..];
-            let head = data.get(..packet.head as usize)?;
-            let tail = data.get(packet.head as usize..)?.get(..packet.tail as usize)?;
+            let (head, tail) = payload::<Packet>(bytes, packet.head, packet.tail)?;
             Record::Packet(packet, head, tail)
         }
         kind::OPEN => Record::Open(view(bytes)?),
@@ -343,6 +396,12 @@ fn decode(bytes: &[u8]) -> Option<Record<'_>> {
             let tail = payload.get(data.head as usize..)?.get(..data.tail as usize)?;
             Record::UnixData(data, head, tail)
         }
+        kind::TLS => {
+            let tls = view::<Tls>(bytes)?;
+            let (head, tail) = payload::<Tls>(bytes, tls.head, tls.tail)?;
+            Record::Tls(tls, head, tail)
+        }
+        kind::TLS_END => Record::TlsEnd(view(bytes)?),
         _ => return None,
     })
 }

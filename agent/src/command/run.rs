@@ -80,7 +80,8 @@ impl Args {
             .filter_map(|(port, name)| format!("{port}={name}").parse::<PortHint>().ok())
             .map(|hint| (hint.port, hint.protocol))
             .collect();
-        let taps = session::Taps { ports, unix: config.capture.unix };
+        let tls = config.capture.tls != "off";
+        let taps = session::Taps { ports, unix: config.capture.unix, tls };
         let ring = config.ring_bytes().context("capture.ring is not usable")?;
 
         let mut looked = std::time::Instant::now();

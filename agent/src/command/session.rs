@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 
 use crate::capture::live::Live;
+use crate::capture::tls::Search;
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::pipeline::live::Driver;
@@ -37,6 +38,8 @@ pub struct Taps {
     pub ports: HashMap<u16, &'static str>,
     /// Unix sockets.
     pub unix: Want,
+    /// Plaintext of TLS.
+    pub tls: bool,
 }
 
 /// Attaches, prints `ready`, hands records to the pipeline until a signal comes or `each` returns false.
@@ -50,10 +53,20 @@ pub fn capture(
 ) -> anyhow::Result<()> {
     crate::privileges::hurry();
     crate::privileges::keep(&crate::privileges::CAPTURE).context("cannot drop privileges")?;
-    let live = Live::attach(ring_bytes)?;
-    let mut driver = Driver::new(live, gate, taps.ports, taps.unix);
+    let (records, mut live) = Live::attach(ring_bytes)?;
+    let search = if taps.tls { search(&mut live) } else { None };
+    let mut driver = Driver::new((records, live), gate, taps.ports, taps.unix, search);
     driver.look_after_unix(pipeline);
     eprintln!("ready");
     driver.run(pipeline, |pipeline| each(pipeline) && !stop.load(Ordering::Relaxed));
     Ok(())
+}
+
+/// Begins to look for TLS libraries. Without their plaintext everything else still works, and what is blind is told.
+fn search(live: &mut Live) -> Option<Search> {
+    let begun = live
+        .load_tls()
+        .map_err(anyhow::Error::from)
+        .and_then(|programs| Search::start(programs).context("cannot look for TLS libraries"));
+    begun.inspect_err(|error| tracing::warn!(%error, "plaintext of TLS is not read")).ok()
 }

@@ -45,6 +45,9 @@ pub struct Args {
     /// Size of the kernel's ring buffer in KiB (a power of two)
     #[arg(long, value_name = "KIB", default_value = "65536", value_parser = values::ring_kib)]
     ring: u32,
+    /// Put no probes on TLS libraries: encrypted connections stay blind
+    #[arg(long)]
+    no_tls: bool,
 }
 
 impl Args {
@@ -61,7 +64,7 @@ impl Args {
         let host = session::host_name();
         let recorder = Recorder::new(&host, &host, self.redact);
         let ports = self.port.iter().map(|hint| (hint.port, hint.protocol)).collect();
-        let taps = session::Taps { ports, ..session::Taps::default() };
+        let taps = session::Taps { ports, tls: !self.no_tls, ..session::Taps::default() };
         let ring = self.ring << 10;
         let printer = Rc::new(RefCell::new(Printer::new(self.format)));
         let to = Rc::clone(&printer);

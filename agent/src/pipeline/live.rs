@@ -21,6 +21,9 @@ use crate::identify::{Exec, Resolver, Tapped};
 
 use super::unix::{UnixTaps, Want};
 use super::{Ends, Flow, Host, Pipeline, Wishes};
+use crate::capture::tls::Search;
+
+mod tls; // plaintext of TLS sessions -> flows
 
 /// How long the reader sleeps when nothing is urgent: long enough that a busy database costs few wakeups.
 const NAP: Duration = Duration::from_millis(20);
@@ -48,6 +51,7 @@ pub struct Driver {
     modes: Vec<(u64, Socket)>,
     counted: Counters,
     ticked: Nanos,
+    tls: tls::Sessions,
 }
 
 /// One tapped socket.
@@ -58,6 +62,10 @@ struct Tap {
     ends: (Endpoint, Endpoint),
     /// Whether it connected or accepted; `None` where it was open before the agent.
     active: Option<bool>,
+    /// Its other end is on this host too, and left alone.
+    peer_here: bool,
+    /// What is known of its TLS; none where it speaks plainly.
+    tls: Option<Box<tls::Hidden>>,
 }
 
 /// An address as it lies in a record.
@@ -121,12 +129,14 @@ impl Host for Here<'_> {
 }
 
 impl Driver {
-    /// `ports`: what the configuration promises on a server port. `unix`: whether Unix sockets are tapped.
+    /// `ports`: what the configuration promises on a server port. `unix`: whether Unix sockets are tapped. `search`:
+    /// finds TLS libraries, where their plaintext is wanted.
     pub fn new(
         (records, live): (Records, Live),
         gate: Option<Gate>,
         ports: HashMap<u16, &'static str>,
         unix: Want,
+        search: Option<Search>,
     ) -> Self {
         let now = live.now();
         Self {
@@ -143,6 +153,7 @@ impl Driver {
             modes: Vec::new(),
             counted: Counters::default(),
             ticked: now,
+            tls: tls::Sessions::new(search),
         }
     }
 
@@ -193,11 +204,15 @@ impl Driver {
             // Verdicts wait for this thread: whoever tunes a host must be able to see it.
             tracing::info!(records = n, took = ?before.elapsed(), "a batch of records took long");
         }
+        for (session, mode) in self.tls.modes.drain(..) {
+            self.live.set_tls(session, mode);
+        }
         let now = self.live.now();
         if now.since(self.ticked) > 1_000_000_000 {
             self.ticked = now;
             self.follow_rules(pipeline);
             self.look_after_unix(pipeline);
+            self.hidden(now, pipeline);
             self.live.resync_clock();
             self.report_loss(now, pipeline);
         }
@@ -218,16 +233,6 @@ impl Driver {
             Record::Connect(connect) => {
                 self.resolver.processes.connect(connect.cookie, connect.pid);
             }
-            Record::Exec(exec, path, arguments) => self.resolver.processes.exec(&Exec {
-                pid: exec.pid,
-                parent: exec.parent,
-                time_ns: exec.time,
-                filename: path,
-                arguments,
-                name: exec.comm.split(|b| *b == 0).next().unwrap_or_default(),
-                uid: exec.uid,
-                cgroup: exec.cgroup,
-            }),
             Record::UnixOpen(open, name) => {
                 let time = Nanos(open.time.wrapping_add(offset.0));
                 self.unix.open(open, name, time, &mut self.resolver, pipeline);
@@ -236,8 +241,31 @@ impl Driver {
                 let time = Nanos(data.time.wrapping_add(offset.0));
                 self.unix.data(data, head, tail, time, &mut self.resolver, pipeline, &mut self.modes);
             }
+            Record::Exec(exec, path, arguments) => {
+                self.tls.executed(exec.pid);
+                self.resolver.processes.exec(&Exec {
+                    pid: exec.pid,
+                    parent: exec.parent,
+                    time_ns: exec.time,
+                    filename: path,
+                    arguments,
+                    name: exec.comm.split(|b| *b == 0).next().unwrap_or_default(),
+                    uid: exec.uid,
+                    cgroup: exec.cgroup,
+                });
+            }
             Record::Fork(fork) => self.resolver.processes.fork(fork.parent, fork.child, fork.time),
-            Record::Exit(exit) => self.resolver.processes.exit(exit.pid, exit.time),
+            Record::Exit(exit) => {
+                for session in self.tls.exited(exit.pid) {
+                    self.live.forget_tls(session);
+                }
+                self.resolver.processes.exit(exit.pid, exit.time);
+            }
+            Record::Tls(tls, head, tail) => {
+                let time = Nanos(tls.time.wrapping_add(offset.0));
+                self.plaintext(tls, (head, tail), time, pipeline);
+            }
+            Record::TlsEnd(end) => self.tls.ended(end.session),
         }
     }
 
@@ -245,6 +273,7 @@ impl Driver {
         let active = open.active == 1;
         let start =
             if active { (open.send_next, open.receive_next) } else { (open.receive_next, open.send_next) };
+        let mut peer_here = false;
         if let Some(&first) = self.by_start.get(&start)
             && first != open.cookie
         {
@@ -252,14 +281,18 @@ impl Driver {
                 // The server's end came first and was tapped: give way to the client's, nothing was said yet.
                 self.close(first, time, pipeline);
                 self.leave_alone(first);
+                peer_here = true;
             } else {
                 self.leave_alone(open.cookie);
+                if let Some(tap) = self.taps.get_mut(&first) {
+                    tap.peer_here = true;
+                }
                 return;
             }
         }
         self.by_start.insert(start, open.cookie);
         let ends = ends(&open.tuple);
-        self.tap(open.cookie, ends, Some(active), Some(start));
+        self.tap(open.cookie, ends, Some(active), Some(start)).peer_here = peer_here;
     }
 
     /// Nothing more is wanted of this socket.
@@ -278,9 +311,12 @@ impl Driver {
     ) -> &mut Tap {
         let hint = self.ports.get(&ends.1.port).or_else(|| self.ports.get(&ends.0.port)).copied();
         let source = CaptureSource::Packet;
-        let flow = Flow::new(cookie, Ends::Tcp([ends.0, ends.1]), source, active.is_some(), hint, 0);
+        let mut flow = Flow::new(cookie, Ends::Tcp([ends.0, ends.1]), source, active.is_some(), hint, 0);
+        if self.tls.is_on() {
+            flow.withhold();
+        }
         self.by_ends.insert(ends, cookie);
-        let tap = Tap { flow, socket: Socket::default(), start, ends, active };
+        let tap = Tap { flow, socket: Socket::default(), start, ends, active, peer_here: false, tls: None };
         self.taps.entry(cookie).insert_entry(tap).into_mut()
     }
 
@@ -342,8 +378,14 @@ impl Driver {
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
         let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let hidden = tap.tls.is_some();
         let wishes = tap.flow.segment(&segment, pipeline, &mut host);
-        if wishes.refused {
+        if hidden {
+            self.ciphertext(cookie, packet, head, time, pipeline);
+        } else if wishes.blind.is_some() {
+            tap.tls = Some(Box::new(tls::Hidden::new(time)));
+            self.tls.ties.socket(cookie);
+        } else if wishes.refused {
             self.taps.remove(&cookie);
             self.by_ends.remove(&(tapped.local, tapped.remote));
             self.leave_alone(cookie);
@@ -378,6 +420,10 @@ impl Driver {
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
         let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        if let Some(hidden) = tap.tls.take() {
+            self.tls.ties.forget_socket(cookie);
+            hidden.close(&mut tap.flow, time, pipeline, &mut host);
+        }
         tap.flow.close(time, pipeline, &mut host);
         if self.by_ends.get(&tap.ends) == Some(&cookie) {
             self.by_ends.remove(&tap.ends);
@@ -404,6 +450,7 @@ impl Driver {
             ),
             ("sockets_full", counters.sockets_full - before.sockets_full, 0),
             ("unparsed", counters.unparsed - before.unparsed, 0),
+            ("tls_full", counters.tls_full - before.tls_full, 0),
             (
                 "unreadable",
                 u64::from(counters.unreadable_bytes > before.unreadable_bytes),

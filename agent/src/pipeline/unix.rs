@@ -289,13 +289,11 @@ impl UnixTaps {
 
 /// A path as it is; an abstract name as `ss` shows it, behind an `@`.
 fn path(name: &[u8]) -> String {
-    match name.split_first() {
-        Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
-        _ => {
-            let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
-            String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
-        }
+    if let Some((0, name)) = name.split_first() {
+        return format!("@{}", String::from_utf8_lossy(name));
     }
+    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]

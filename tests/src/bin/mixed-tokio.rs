@@ -4,6 +4,8 @@
 use std::env::var;
 
 use anyhow::{Context, Result};
+use tests::rustls::AnyServer;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
@@ -13,9 +15,15 @@ async fn main() -> Result<()> {
     for round in 0..rounds {
         let mut config = tokio_postgres::Config::new();
         config.host(var("PGHOST")?).port(var("PGPORT")?.parse()?).user("postgres").dbname("shop");
-        config.application_name("tokio-postgres").ssl_mode(tokio_postgres::config::SslMode::Disable);
-        let (mut client, connection) = config.connect(NoTls).await?;
-        let driver = tokio::spawn(connection);
+        config.application_name("tokio-postgres");
+        // Two connection types, one for each way: what follows is the same.
+        let (mut client, driver) = if var("PGSSLMODE")? == "disable" {
+            let (client, connection) = config.ssl_mode(SslMode::Disable).connect(NoTls).await?;
+            (client, tokio::spawn(connection))
+        } else {
+            let (client, connection) = config.ssl_mode(SslMode::Require).connect(AnyServer::new()?).await?;
+            (client, tokio::spawn(connection))
+        };
         work(&mut client, round as i32).await?;
         drop(client);
         driver.await??;

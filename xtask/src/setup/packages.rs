@@ -41,6 +41,7 @@ fn lacking(need: Need) -> Vec<String> {
             ("tcpdump", "tcpdump"),
             ("tshark", "tshark"),
             ("taskset", "util-linux"),
+            ("openssl", "openssl"),
         ],
         Need::Drivers => &[("python3", "python3")],
         Need::Containers => &[("podman", "podman")],

@@ -1,8 +1,12 @@
 //! What runs here and is not seen -> findings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use agent_core::protocol::PROTOCOLS;
 
 use super::{Answer, Capability, Need};
+use crate::capture::tls::Known;
+use crate::capture::tls::find::{Finder, Found, Inode};
 use crate::identify::sockets::Sockets;
 
 /// Socket files of databases, by how their names begin and what they are.
@@ -29,9 +33,18 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "TLS",
         need: Need::Optional,
         since: "",
-        cure: "for connections that never leave this host, sslmode=disable; elsewhere tap behind the TLS end",
-        blind: "statements inside of TLS: sessions, sizes and ends are seen, their text is not",
-        probe: || Answer::blind("bytes of encrypted connections are not read yet"),
+        cure: "tap where the other end runs on OpenSSL, BoringSSL or GnuTLS; or sslmode=disable where it never leaves \
+               this host",
+        blind: "statements of these processes where their connections are encrypted",
+        probe: tls,
+    },
+    Capability {
+        name: "TLS libraries",
+        need: Need::Optional,
+        since: "",
+        cure: "use a build of the library that keeps its symbols, or tap at the other end",
+        blind: "statements in TLS that these files carry",
+        probe: libraries,
     },
     Capability {
         name: "network namespaces",
@@ -42,6 +55,72 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         probe: namespaces,
     },
 ];
+
+/// TLS libraries that processes of this host have, or may load.
+fn libraries() -> Answer {
+    let known = survey();
+    if known.is_empty() {
+        return Answer::ok("none on this host that is known");
+    }
+    let list = |wanted: &dyn Fn(&Known) -> bool| {
+        let mut names: Vec<_> = known
+            .values()
+            .filter(|k| wanted(k))
+            .map(|k| format!("{} ({})", k.name.display(), k.kind))
+            .collect();
+        names.sort();
+        names.dedup();
+        names.join(", ")
+    };
+    let blind = list(&|known| known.probes == 0);
+    if blind.is_empty() {
+        Answer::ok(format!("can be read: {}", list(&|_| true)))
+    } else {
+        Answer::blind(format!("cannot be read: {blind}"))
+    }
+}
+
+/// Processes with connections to databases whose TLS, if they use it, cannot be read.
+fn tls() -> Answer {
+    let known = survey();
+    let mut sockets = Sockets::snapshot();
+    let ports: Vec<u16> = PROTOCOLS.iter().map(|entry| entry.port).collect();
+    let cookies: Vec<u64> = sockets
+        .connections()
+        .filter(|entry| ports.contains(&entry.remote.port) || ports.contains(&entry.local.port))
+        .map(|entry| entry.cookie)
+        .collect();
+    let pids: BTreeSet<u32> =
+        cookies.into_iter().filter_map(|c| sockets.of_cookie(c)).flat_map(|o| o.pids).collect();
+    let blind: Vec<String> = pids
+        .into_iter()
+        .filter_map(|pid| {
+            let why = match crate::capture::tls::cause(pid, &known) {
+                "tls_jsse" => "Java's own TLS",
+                "tls_not_probed" => "its TLS library cannot be read",
+                "tls_no_library" => "no TLS library that is known",
+                _ => return None,
+            };
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            Some(format!("{}({pid}): {why}", name.trim()))
+        })
+        .collect();
+    if blind.is_empty() {
+        Answer::ok("every process with a database connection has a library that can be read")
+    } else {
+        Answer::blind(blind.join(", "))
+    }
+}
+
+/// What a capture would find now; each with the number of probes that it would get.
+fn survey() -> HashMap<Inode, Known> {
+    let mut known = HashMap::new();
+    Finder::default().everything(&mut |found| {
+        let Found { inode, name, library, .. } = found;
+        known.insert(inode, Known { name, kind: library.kind, probes: library.points.len() });
+    });
+    known
+}
 
 fn unix_sockets() -> Answer {
     let Ok(table) = std::fs::read_to_string("/proc/net/unix") else {

@@ -1,0 +1,329 @@
+//! Lengths of plaintext writes and of encrypted records -> which TLS session belongs to which socket.
+//!
+//! A session is an object in a process's memory; nothing in it names its socket. But what it writes appears on its
+//! socket as records, in order, each longer than its plaintext by what the cipher adds. A session is tied to a socket
+//! where that was seen, and where no other session of the process could be meant:
+//! - the segment was sent from inside of the session's own write, or
+//! - several records match the session's writes in a row, and those of no other.
+//!
+//! Each tie is checked on: a record of another length unties.
+
+use std::collections::{HashMap, VecDeque};
+
+mod framer; // segments -> records
+
+pub use framer::{APPLICATION_DATA, Framer, Header};
+
+/// Longest plaintext of one record (RFC 8446, 5.1).
+const PLAINTEXT_MAX: u32 = 1 << 14;
+/// Writes and records that are remembered of a session or socket that is not tied.
+const REMEMBERED: usize = 256;
+/// Records that must match before the tie stands for good.
+const SETTLED: u32 = 3;
+/// The same before a tie is made, where no segment was sent from inside of a write.
+const IN_A_ROW: usize = 2;
+
+/// A TLS session: an object at an address in a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// Its address.
+    pub object: u64,
+    /// The process.
+    pub pid: u32,
+}
+
+/// Which end of a tapped socket's connection a session is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The socket's own process has it.
+    Near,
+    /// Its peer's process has it, on this host too.
+    Far,
+}
+
+impl End {
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// In whose context a segment passed. Often its sender, but a segment that waited for the network passes in anyone's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context {
+    /// The process.
+    pub pid: u32,
+    /// The session in whose write the thread is; 0 where it is in none.
+    pub object: u64,
+}
+
+/// What a segment or write brought to light.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The session's plaintext is that of this socket.
+    Tied(Session, u64, End),
+    /// And that was confirmed: its records need not be looked at any more.
+    Settled(Session, u64, End),
+    /// It was not: what was said of it is doubtful.
+    Untied(Session, u64, End),
+}
+
+/// All sessions and sockets that are not settled.
+#[derive(Debug, Default)]
+pub struct Ties {
+    sessions: HashMap<Session, Writes>,
+    sockets: HashMap<u64, [Way; 2]>,
+    /// Counts what was seen: the order of writes and records.
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Writes {
+    begun: u64,
+    /// Plaintext lengths of the records that must come, oldest first.
+    expected: VecDeque<u32>,
+    /// Plaintext bytes that were taken into account.
+    end: u64,
+    socket: Option<(u64, End)>,
+    nested: bool,
+}
+
+/// One direction of a socket.
+#[derive(Debug, Default)]
+struct Way {
+    framer: Framer,
+    /// Lengths of its records with the time of each.
+    records: Vec<(u64, u16)>,
+    tied: Option<Tied>,
+    done: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tied {
+    session: Session,
+    overhead: u32,
+    matched: u32,
+}
+
+impl Ties {
+    /// A socket from whose next segments on everything is TLS.
+    pub fn socket(&mut self, cookie: u64) {
+        self.sockets.entry(cookie).or_default();
+    }
+
+    /// The socket is gone, or nothing more is asked of it.
+    pub fn forget_socket(&mut self, cookie: u64) {
+        for way in self.sockets.remove(&cookie).into_iter().flatten() {
+            if let Some(tied) = way.tied {
+                self.sessions.remove(&tied.session);
+            }
+        }
+    }
+
+    /// The session is over, or nothing more is asked of it.
+    pub fn forget_session(&mut self, session: Session) {
+        if let Some((cookie, end)) = self.sessions.remove(&session).and_then(|writes| writes.socket)
+            && let Some(ways) = self.sockets.get_mut(&cookie)
+        {
+            ways[end.index()].done = true;
+        }
+    }
+
+    /// Whether anything is still asked of the socket.
+    pub fn knows_socket(&self, cookie: u64) -> bool {
+        self.sockets.contains_key(&cookie)
+    }
+
+    /// How many records of its peer were seen without a session of this host that could have written them.
+    pub fn unexplained(&self, cookie: u64) -> usize {
+        self.sockets.get(&cookie).map_or(0, |ways| {
+            if ways[End::Far.index()].tied.is_some() { 0 } else { ways[End::Far.index()].records.len() }
+        })
+    }
+
+    /// How many records of application data the socket itself sent without a session to explain them.
+    pub fn unexplained_own(&self, cookie: u64) -> usize {
+        self.sockets.get(&cookie).map_or(0, |ways| {
+            if ways[End::Near.index()].tied.is_some() { 0 } else { ways[End::Near.index()].records.len() }
+        })
+    }
+
+    /// A session writes `length` bytes behind the `offset` that it has written so far. What it writes again, because
+    /// the socket was full, it wrote before.
+    pub fn wrote(&mut self, session: Session, offset: u64, length: u32) {
+        self.clock += 1;
+        let clock = self.clock;
+        let writes = self.sessions.entry(session).or_insert_with(|| Writes {
+            begun: clock,
+            end: offset,
+            ..Writes::default()
+        });
+        let end = offset + u64::from(length);
+        let start = offset.max(writes.end);
+        let mut fresh = end.saturating_sub(start);
+        writes.end = writes.end.max(end);
+        while fresh > 0 {
+            let one = fresh.min(u64::from(PLAINTEXT_MAX));
+            fresh -= one;
+            if writes.expected.len() < REMEMBERED {
+                writes.expected.push_back(one as u32);
+            }
+        }
+    }
+
+    /// A segment of the socket: sent by it (`End::Near`) or by its peer (`End::Far`).
+    pub fn segment(
+        &mut self,
+        cookie: u64,
+        from: End,
+        context: Context,
+        (sequence, head, length): (u32, &[u8], u32),
+        out: &mut impl FnMut(Step),
+    ) {
+        let Some(ways) = self.sockets.get_mut(&cookie) else { return };
+        let way = &mut ways[from.index()];
+        let mut records = Vec::new();
+        way.framer.segment(sequence, head, length, &mut |header| {
+            if header.kind == APPLICATION_DATA {
+                records.push(header.length);
+            }
+        });
+        for length in records {
+            self.record(cookie, from, context, length, out);
+        }
+    }
+
+    fn record(&mut self, cookie: u64, from: End, context: Context, length: u16, out: &mut impl FnMut(Step)) {
+        self.clock += 1;
+        let clock = self.clock;
+        let Some(ways) = self.sockets.get_mut(&cookie) else { return };
+        let way = &mut ways[from.index()];
+        if way.done {
+            return;
+        }
+        let Some(tied) = &mut way.tied else {
+            if way.records.len() >= REMEMBERED {
+                way.done = true; // it is nobody's that is seen
+                return;
+            }
+            way.records.push((clock, length));
+            return self.search(cookie, from, context, out);
+        };
+        let Some(writes) = self.sessions.get_mut(&tied.session) else { return };
+        // Without a write it is the library's own: a ticket, a key update, an alert.
+        let Some(&plain) = writes.expected.front() else { return };
+        let session = tied.session;
+        if matches(plain, length)
+            .is_some_and(|o| o == tied.overhead || is_padded(o) && is_padded(tied.overhead))
+        {
+            writes.expected.pop_front();
+            tied.matched += 1;
+            if tied.matched >= SETTLED {
+                way.done = true;
+                self.sessions.remove(&session);
+                out(Step::Settled(session, cookie, from));
+            }
+        } else if length > LIBRARY_MAX || u32::from(length) > plain {
+            way.done = true;
+            self.sessions.remove(&session);
+            out(Step::Untied(session, cookie, from));
+        }
+    }
+
+    fn search(&mut self, cookie: u64, from: End, context: Context, out: &mut impl FnMut(Step)) {
+        let records = &self.sockets[&cookie][from.index()].records;
+        let inside = Session { object: context.object, pid: context.pid };
+        let found = if context.object != 0 {
+            self.sessions
+                .get(&inside)
+                .filter(|writes| writes.socket.is_none())
+                .and_then(|writes| Some((inside, in_order(writes, records)?, true)))
+        } else if from == End::Near && context.pid != 0 {
+            let mut possible = self
+                .sessions
+                .iter()
+                .filter(|(session, writes)| {
+                    session.pid == context.pid && writes.socket.is_none() && !writes.nested
+                })
+                .filter_map(|(session, writes)| Some((*session, in_order(writes, records)?, false)));
+            let first = possible.next().filter(|(_, (matched, _), _)| *matched >= IN_A_ROW);
+            first.filter(|_| possible.next().is_none())
+        } else {
+            None
+        };
+        let Some((session, (matched, overhead), nested)) = found else { return };
+        self.tie(session, cookie, from, (matched, overhead), nested, out);
+        // One session less for those that could not be told apart.
+        if from == End::Near && !nested {
+            let others: Vec<u64> = self.sockets.keys().copied().filter(|other| *other != cookie).collect();
+            for other in others {
+                let way = &self.sockets[&other][from.index()];
+                if way.tied.is_none() && !way.done && way.records.len() >= IN_A_ROW {
+                    self.search(other, from, Context { object: 0, ..context }, out);
+                }
+            }
+        }
+    }
+
+    fn tie(
+        &mut self,
+        session: Session,
+        cookie: u64,
+        from: End,
+        (matched, overhead): (usize, u32),
+        nested: bool,
+        out: &mut impl FnMut(Step),
+    ) {
+        let (Some(writes), Some(ways)) = (self.sessions.get_mut(&session), self.sockets.get_mut(&cookie))
+        else {
+            return;
+        };
+        writes.socket = Some((cookie, from));
+        writes.nested |= nested;
+        writes.expected.drain(..matched);
+        let way = &mut ways[from.index()];
+        way.records = Vec::new();
+        way.tied = Some(Tied { session, overhead, matched: matched as u32 });
+        out(Step::Tied(session, cookie, from));
+        if matched as u32 >= SETTLED {
+            way.done = true;
+            self.sessions.remove(&session);
+            out(Step::Settled(session, cookie, from));
+        }
+    }
+}
+
+/// Longest record that a library sends on its own behind the handshake, tickets aside.
+const LIBRARY_MAX: u16 = 64;
+
+/// What the cipher adds to this plaintext if that is this record; `None` where it cannot be.
+fn matches(plain: u32, record: u16) -> Option<u32> {
+    let added = u32::from(record).checked_sub(plain)?;
+    // TLS 1.3: content type and tag; TLS 1.2: tag alone (ChaCha20), with an explicit nonce (GCM, CCM).
+    (matches!(added, 9 | 16 | 17 | 24) || is_padded(added)).then_some(added)
+}
+
+/// TLS 1.2's block ciphers: initialisation vector, MAC, padding to the block.
+fn is_padded(added: u32) -> bool {
+    (37..=96).contains(&added)
+}
+
+/// How many records are the session's writes, all since its first one, in order; and what the cipher adds.
+fn in_order(writes: &Writes, records: &[(u64, u16)]) -> Option<(usize, u32)> {
+    let since: Vec<u16> = records.iter().filter(|(at, _)| *at > writes.begun).map(|(_, n)| *n).collect();
+    if since.is_empty() || since.len() > writes.expected.len() {
+        return None;
+    }
+    let mut added = None;
+    for (record, plain) in since.iter().zip(&writes.expected) {
+        let this = matches(*plain, *record)?;
+        let first = *added.get_or_insert(this);
+        if this != first && !(is_padded(this) && is_padded(first)) {
+            return None;
+        }
+    }
+    Some((since.len(), added?))
+}
+
+#[cfg(test)]
+#[path = "tie/tests.rs"]
+mod tests;

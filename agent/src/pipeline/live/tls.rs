@@ -1,0 +1,408 @@
+//! Plaintext of TLS sessions -> flows, each under the name of the socket that its ciphertext is on.
+//!
+//! A connection that turns to TLS stays tapped, so that its records can be compared with what sessions write. Once one
+//! session is known to be its own, that session's plaintext is the connection, and its ciphertext is left alone.
+
+use std::collections::HashMap;
+
+use agent_common::{Packet, Socket, Tls, TlsKey, TlsMode, direction, mode};
+use agent_core::event::CaptureSource;
+use agent_core::protocol::could_begin;
+use agent_core::segment::{Flags, Nanos, Segment, Side};
+use agent_core::tie::{Context, End, Session, Step, Ties};
+
+use super::{Driver, Here, Tap};
+use crate::capture::tls::{self, Search};
+use crate::identify::Tapped;
+use crate::pipeline::{Ends, Flow, Host, Nobody, Pipeline, Wishes};
+
+/// How long plaintext may take to show up before its connection is said to be blind.
+const PATIENCE: u64 = 2_000_000_000;
+/// How long a session's plaintext is kept without a socket to go with it.
+const WAITING_MAX: u64 = 30_000_000_000;
+/// Plaintext that is kept of one session, and of all, before it is known whose it is.
+const HELD_MAX: usize = 1 << 20;
+const HELD_ALL: usize = 64 << 20;
+/// Records of a peer on this host after which its session is not waited for any more.
+const PEER_RECORDS: usize = 32;
+/// Bytes of each direction that are looked at to see whether a session is a database's.
+const LOOK: usize = 4096;
+
+/// All TLS sessions of this host that may be a database's.
+#[derive(Default)]
+pub(super) struct Sessions {
+    search: Option<Search>,
+    pub(super) ties: Ties,
+    states: HashMap<Session, State>,
+    by_process: HashMap<u32, Vec<Session>>,
+    held: usize,
+    /// What is to be copied of which session from now on.
+    pub(super) modes: Vec<(TlsKey, TlsMode)>,
+}
+
+enum State {
+    /// Its socket is not known yet.
+    Waiting(Waiting),
+    /// It is the plaintext of this socket; true once that is settled.
+    Tied(u64, bool),
+    /// Nothing is wanted of it.
+    Ignored,
+}
+
+struct Waiting {
+    pieces: Vec<Piece>,
+    bytes: usize,
+    since: Nanos,
+}
+
+/// A piece of plaintext that waits.
+struct Piece {
+    tls: Tls,
+    time: Nanos,
+    head: Box<[u8]>,
+    tail: Box<[u8]>,
+}
+
+/// A tapped connection that has turned to TLS.
+pub(super) struct Hidden {
+    since: Nanos,
+    told: bool,
+    plain: Option<Plain>,
+    settled: [bool; 2],
+    /// Its ciphertext is not looked at any more.
+    left_alone: bool,
+}
+
+/// The plaintext of a connection, as one of its ends has it.
+struct Plain {
+    flow: Flow,
+    session: Session,
+    end: End,
+    mode: TlsMode,
+}
+
+fn key(session: Session) -> TlsKey {
+    TlsKey { object: session.object, pid: session.pid, padding: 0 }
+}
+
+fn session(key: TlsKey) -> Session {
+    Session { object: key.object, pid: key.pid }
+}
+
+impl Sessions {
+    pub(super) fn new(search: Option<Search>) -> Self {
+        Self { search, ..Self::default() }
+    }
+
+    /// Whether plaintext may come at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.search.is_some()
+    }
+
+    /// Why the TLS of a process cannot be read.
+    fn cause(&self, pid: u32) -> &'static str {
+        self.search.as_ref().map_or("tls", |search| tls::cause(pid, &search.known()))
+    }
+
+    /// A process runs a program from now on: it may bring a library.
+    pub(super) fn executed(&self, pid: u32) {
+        if let Some(search) = &self.search {
+            search.process(pid);
+        }
+    }
+
+    /// A session's object was freed.
+    pub(super) fn ended(&mut self, of: TlsKey) {
+        let of = session(of);
+        self.drop_session(of);
+        if let Some(all) = self.by_process.get_mut(&of.pid) {
+            all.retain(|known| *known != of);
+        }
+    }
+
+    /// A process is gone, its sessions with it: which ones they were.
+    pub(super) fn exited(&mut self, pid: u32) -> Vec<TlsKey> {
+        let all = self.by_process.remove(&pid).unwrap_or_default();
+        for session in &all {
+            self.drop_session(*session);
+        }
+        all.into_iter().map(key).collect()
+    }
+
+    fn drop_session(&mut self, session: Session) {
+        self.ties.forget_session(session);
+        if let Some(State::Waiting(waiting)) = self.states.remove(&session) {
+            self.held -= waiting.bytes;
+        }
+    }
+
+    fn ignore(&mut self, session: Session) {
+        self.ties.forget_session(session);
+        if let Some(state) = self.states.get_mut(&session)
+            && let State::Waiting(waiting) = std::mem::replace(state, State::Ignored)
+        {
+            self.held -= waiting.bytes;
+        }
+        self.modes.push((key(session), TlsMode { mode: [mode::IGNORE; 2], ..TlsMode::default() }));
+    }
+
+    /// Keeps a piece of a session whose socket is not known; lets go of those that are no database's.
+    fn wait(&mut self, of: Session, piece: Piece) {
+        let time = piece.time;
+        if !self.states.contains_key(&of) {
+            self.by_process.entry(of.pid).or_default().push(of);
+        }
+        let state = self
+            .states
+            .entry(of)
+            .or_insert_with(|| State::Waiting(Waiting { pieces: Vec::new(), bytes: 0, since: time }));
+        let State::Waiting(waiting) = state else { return };
+        let size = piece.head.len() + piece.tail.len() + size_of::<Piece>();
+        waiting.bytes += size;
+        waiting.pieces.push(piece);
+        self.held += size;
+        let [written, read] = [direction::EGRESS, direction::INGRESS].map(|way| {
+            let pieces = waiting.pieces.iter().filter(|piece| piece.tls.direction == way);
+            pieces.flat_map(|piece| &*piece.head).take(LOOK).copied().collect::<Vec<u8>>()
+        });
+        if waiting.bytes > HELD_MAX || self.held > HELD_ALL || !could_begin(&written, &read) {
+            self.ignore(of);
+        }
+    }
+
+    /// Lets go of plaintext that no socket came for.
+    fn expire(&mut self, now: Nanos) {
+        let old: Vec<Session> = self
+            .states
+            .iter()
+            .filter(|(_, state)| matches!(state, State::Waiting(w) if now.since(w.since) > WAITING_MAX))
+            .map(|(session, _)| *session)
+            .collect();
+        for session in old {
+            self.ignore(session);
+        }
+    }
+}
+
+impl Hidden {
+    pub(super) fn new(since: Nanos) -> Self {
+        Self { since, told: false, plain: None, settled: [false; 2], left_alone: false }
+    }
+
+    /// The connection is over: what waits is handed out, or it is told that nothing was seen.
+    pub(super) fn close(
+        mut self,
+        flow: &mut Flow,
+        time: Nanos,
+        pipeline: &mut Pipeline,
+        host: &mut dyn Host,
+    ) {
+        match &mut self.plain {
+            Some(plain) => plain.flow.close(time, pipeline, host),
+            None if !self.told => flow.tell_blind(time, "tls", pipeline),
+            None => {}
+        }
+    }
+}
+
+impl Driver {
+    /// A piece of some session's plaintext.
+    pub(super) fn plaintext(
+        &mut self,
+        tls: &Tls,
+        (head, tail): (&[u8], &[u8]),
+        time: Nanos,
+        pipeline: &mut Pipeline,
+    ) {
+        let of = session(tls.session);
+        let writes = tls.direction == direction::EGRESS && tls.call > 0;
+        match self.tls.states.get(&of) {
+            Some(State::Ignored) => {}
+            Some(State::Tied(cookie, settled)) => {
+                let cookie = *cookie;
+                if writes && !settled {
+                    self.tls.ties.wrote(of, tls.offset, tls.call);
+                }
+                self.feed(cookie, tls, (head, tail), time, pipeline);
+            }
+            Some(State::Waiting(_)) | None => {
+                if writes {
+                    self.tls.ties.wrote(of, tls.offset, tls.call);
+                }
+                self.tls.wait(of, Piece { tls: *tls, time, head: head.into(), tail: tail.into() });
+            }
+        }
+    }
+
+    /// A segment of a connection that has turned to TLS.
+    pub(super) fn ciphertext(
+        &mut self,
+        cookie: u64,
+        packet: &Packet,
+        head: &[u8],
+        time: Nanos,
+        pipeline: &mut Pipeline,
+    ) {
+        let from = if packet.direction == direction::EGRESS { End::Near } else { End::Far };
+        let context = Context { pid: (packet.task >> 32) as u32, object: packet.call };
+        let mut steps = Vec::new();
+        let segment = (packet.sequence, head, packet.length);
+        self.tls.ties.segment(cookie, from, context, segment, &mut |step| steps.push(step));
+        for step in steps {
+            self.step(step, time, pipeline);
+        }
+        let Some(tap) = self.taps.get_mut(&cookie) else { return };
+        let Some(hidden) = tap.tls.as_deref_mut().filter(|hidden| !hidden.left_alone) else { return };
+        let Some(plain) = &hidden.plain else { return };
+        let other = if plain.end == End::Near { End::Far } else { End::Near };
+        let alone = !tap.peer_here || other == End::Near || self.tls.ties.unexplained(cookie) > PEER_RECORDS;
+        if hidden.settled[plain.end as usize] && (hidden.settled[other as usize] || alone) {
+            hidden.left_alone = true;
+            self.tls.ties.forget_socket(cookie);
+            tap.socket.mode = [mode::IGNORE; 2];
+            self.modes.push((cookie, Socket { urgent: 0, ..tap.socket }));
+        }
+    }
+
+    fn step(&mut self, step: Step, time: Nanos, pipeline: &mut Pipeline) {
+        match step {
+            Step::Tied(of, cookie, end) => {
+                let Some(tap) = self.taps.get_mut(&cookie) else { return };
+                if tap.tls.as_deref().is_none_or(|hidden| hidden.plain.is_some()) {
+                    // The other end of a connection that is read already.
+                    self.tls.ignore(of);
+                    return;
+                }
+                tracing::debug!(cookie, pid = of.pid, ?end, "plaintext found");
+                let flow = begin(tap, cookie, time, pipeline);
+                if let Some(hidden) = tap.tls.as_deref_mut() {
+                    hidden.plain = Some(Plain { flow, session: of, end, mode: TlsMode::default() });
+                }
+                let known = self.tls.states.insert(of, State::Tied(cookie, false));
+                let Some(State::Waiting(waiting)) = known else { return };
+                self.tls.held -= waiting.bytes;
+                for piece in waiting.pieces {
+                    self.feed(cookie, &piece.tls, (&piece.head, &piece.tail), piece.time, pipeline);
+                }
+            }
+            Step::Settled(of, cookie, end) => {
+                if let Some(State::Tied(_, settled)) = self.tls.states.get_mut(&of) {
+                    *settled = true;
+                }
+                if let Some(hidden) = self.taps.get_mut(&cookie).and_then(|tap| tap.tls.as_deref_mut()) {
+                    hidden.settled[end as usize] = true;
+                }
+            }
+            Step::Untied(of, cookie, _) => {
+                self.tls.ignore(of);
+                let Some(tap) = self.taps.get_mut(&cookie) else { return };
+                let Some(hidden) = tap.tls.as_deref_mut() else { return };
+                if hidden.plain.as_ref().is_none_or(|plain| plain.session != of) {
+                    return;
+                }
+                tracing::warn!(cookie, "plaintext does not fit the connection that it was tied to");
+                let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
+                let begun = tap.active.is_some();
+                let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+                if let Some(mut plain) = hidden.plain.take() {
+                    plain.flow.close(time, pipeline, &mut host);
+                }
+                hidden.told = true;
+                tap.flow.tell_blind(time, "tls_untied", pipeline);
+            }
+        }
+    }
+
+    /// A piece of the plaintext of a connection.
+    fn feed(
+        &mut self,
+        cookie: u64,
+        tls: &Tls,
+        (head, tail): (&[u8], &[u8]),
+        time: Nanos,
+        pipeline: &mut Pipeline,
+    ) {
+        let Some(tap) = self.taps.get_mut(&cookie) else { return };
+        let Some(plain) = tap.tls.as_deref_mut().and_then(|hidden| hidden.plain.as_mut()) else { return };
+        if plain.session != session(tls.session) {
+            return;
+        }
+        let written = tls.direction == direction::EGRESS;
+        let segment = Segment {
+            from: if written == (plain.end == End::Near) { Side::A } else { Side::B },
+            time,
+            sequence: tls.offset as u32,
+            acknowledgment: tls.peer as u32,
+            flags: Flags { ack: true, ..Flags::default() },
+            length: tls.length,
+            head,
+            tail,
+        };
+        let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
+        let begun = tap.active.is_some();
+        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let wishes = plain.flow.segment(&segment, pipeline, &mut host);
+        if wishes == Wishes::default() {
+            return;
+        }
+        if wishes.refused {
+            plain.mode.mode = [mode::IGNORE; 2];
+        }
+        if wishes.detected {
+            plain.mode.mode = [mode::FULL; 2];
+            plain.mode.urgent = u32::from(pipeline.policies.needs_kill());
+        }
+        for side in [Side::A, Side::B] {
+            if let Some(bulk) = wishes.bulk[side.index()] {
+                // What side A sends is written by the near end and read by the far one.
+                let way = if plain.end == End::Near { side } else { side.other() };
+                plain.mode.mode[way.index()] = if bulk { mode::HEAD_TAIL } else { mode::FULL };
+                plain.mode.guard[way.index()] = plain.flow.core().next(side.other());
+            }
+        }
+        self.tls.modes.push((tls.session, plain.mode));
+    }
+
+    /// Tells which connections stay blind. Called about once a second.
+    pub(super) fn hidden(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        self.tls.expire(now);
+        let urgent = u32::from(pipeline.policies.needs_kill());
+        for (cookie, tap) in &mut self.taps {
+            let Some(hidden) = tap.tls.as_deref_mut() else { continue };
+            match &mut hidden.plain {
+                Some(plain) if plain.mode.urgent != urgent && plain.flow.is_detected() => {
+                    plain.mode.urgent = urgent;
+                    self.tls.modes.push((key(plain.session), plain.mode));
+                }
+                None if !hidden.told && now.since(hidden.since) > PATIENCE => {
+                    hidden.told = true;
+                    let owner = self.resolver.resolve_now(*cookie);
+                    let cause = owner.map_or("tls", |owner| self.tls.cause(owner.process.pid));
+                    tap.flow.tell_blind(now, cause, pipeline);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The flow of a connection's plaintext. Its numbers count plaintext bytes from 0, so that it is known where it begins.
+fn begin(tap: &Tap, cookie: u64, time: Nanos, pipeline: &mut Pipeline) -> Flow {
+    let mut flow = Flow::new(cookie, Ends::Tcp([tap.ends.0, tap.ends.1]), CaptureSource::Tls, true, None, 0);
+    let Some(active) = tap.active else { return flow };
+    let client = if active { Side::A } else { Side::B };
+    for (from, ack) in [(client, false), (client.other(), true)] {
+        let syn = Segment {
+            from,
+            time,
+            sequence: u32::MAX,
+            acknowledgment: 0,
+            flags: Flags { syn: true, ack, ..Flags::default() },
+            length: 0,
+            head: &[],
+            tail: &[],
+        };
+        flow.segment(&syn, pipeline, &mut Nobody);
+    }
+    flow
+}
