@@ -61,8 +61,9 @@ const AF_UNIX: u16 = 1;
 const SOCK_STREAM: u16 = 1;
 const MSG_OOB: i32 = 1;
 const MSG_PEEK: i32 = 2;
-/// Pieces of one send that are followed: vectors, and chunks of them.
-const STEPS: u32 = 1200;
+/// Turns of one send: a call takes at most 1024 vectors, and each takes a turn to read and one to hand over; of one
+/// buffer, these are 128 MiB.
+const STEPS: u32 = 4096;
 
 /// `sock_send_length(sk, sent, flags)`, in the sender's task, behind the send.
 #[btf_tracepoint(function = "sock_send_length")]
