@@ -1,4 +1,4 @@
-//! Every supported major version of PostgreSQL, over TCP and the Unix socket, without a setting for any of them.
+//! Every supported major version of PostgreSQL, over TCP, TLS and the Unix socket, without a setting for any of them.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -34,19 +34,25 @@ fn versions_12_to_18_are_read_alike() -> Result<()> {
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755))?;
         let programs = servers::unpack(major, home.path())?;
         let server = Postgres::start_from(&programs, &[]).with_context(|| format!("PostgreSQL {major}"))?;
-        for unix in [false, true] {
-            let route = if unix { Route::unix(&server) } else { Route::loopback4() };
+        server.offer_tls()?;
+        for way in ["tcp", "tls", "unix"] {
+            let route = match way {
+                "tcp" => Route::loopback4(),
+                "tls" => Route::loopback4().over_tls(),
+                _ => Route::unix(&server),
+            };
             let tap = Tap::start(&[])?;
             for text in script {
                 // psql fails with its statement: that is part of the script.
                 let _ = client::psql(&server, &route, &["-c", text]);
             }
             client::psql(&server, &route, &["-c", "drop table t"])?;
-            let events = if unix { tap.finish_unix(server.port)? } else { tap.finish(server.port)? };
-            let place = format!("PostgreSQL {major}, Unix socket: {unix}");
+            let events = if way == "unix" { tap.finish_unix(server.port)? } else { tap.finish(server.port)? };
+            let place = format!("PostgreSQL {major} over {way}");
             assert!(tap::losses(&events).is_empty(), "{place}: {:?}", tap::losses(&events));
             assert_eq!(told(&events).split_last().map(|(_, first)| first), Some(&expected[..]), "{place}");
             let statements = tap::statements(&events);
+            assert!(statements.iter().all(|e| e.network_tls == (way == "tls")), "{place}");
             let process = statements.iter().find(|e| !e.process_executable_path.ends_with("/psql"));
             let shown = process
                 .map(|e| (&e.process_executable_path, e.process_pid, &e.identity_claims, &e.db_query_text));

@@ -13,7 +13,7 @@ mod conditions; // this machine -> what a number hangs on
 mod load; // pgbench -> transactions
 mod overhead; // what watching costs the database
 mod pipeline; // how fast captured bytes become statements
-mod routes; // what watching costs on a Unix socket, and those who have nothing to do with it
+mod routes; // what watching costs over TLS and Unix sockets, and those who have nothing to do with it
 mod store; // how fast events become rows, and how small
 
 /// Measure, each number against its peers in the same run.
@@ -23,15 +23,15 @@ mod store; // how fast events become rows, and how small
   cargo xtask bench overhead --rounds 5 --seconds 10
   cargo xtask bench pipeline --json")]
 pub struct Args {
-    /// Only this one: overhead, unix, syscalls, pipeline or store
+    /// Only this one: overhead, tls, unix, syscalls, pipeline or store
     name: Option<String>,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Rounds of `overhead`, `unix` and `syscalls`: every configuration runs once in each
+    /// Rounds of `overhead`, `tls`, `unix` and `syscalls`: every configuration runs once in each
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Seconds of each run in `overhead` and `unix`
+    /// Seconds of each run in `overhead`, `tls` and `unix`
     #[arg(long, default_value_t = 8)]
     seconds: u32,
     /// Transactions recorded for `pipeline`
@@ -49,7 +49,7 @@ struct Table {
     lines: Vec<Vec<String>>,
 }
 
-const NAMES: &[&str] = &["overhead", "unix", "syscalls", "pipeline", "store"];
+const NAMES: &[&str] = &["overhead", "tls", "unix", "syscalls", "pipeline", "store"];
 
 impl Args {
     /// Runs the command.
@@ -71,7 +71,8 @@ impl Args {
             terminal::headline(name);
             let (value, table) = match *name {
                 "overhead" => overhead::run(&weir, self.rounds, self.seconds)?,
-                "unix" => routes::unix(&weir, self.rounds, self.seconds)?,
+                "tls" => routes::run(routes::Way::Tls, &weir, self.rounds, self.seconds)?,
+                "unix" => routes::run(routes::Way::Unix, &weir, self.rounds, self.seconds)?,
                 "syscalls" => routes::syscalls(&weir, self.rounds)?,
                 "pipeline" => pipeline::run(&weir, self.transactions)?,
                 _ => store::run(self.rows)?,

@@ -1,6 +1,7 @@
 //! Settings -> a PostgreSQL server of our own, on a free port, in a temporary directory, gone when dropped.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -78,7 +79,7 @@ impl Postgres {
         let scratch = Scratch::new("postgres")?;
         let home = scratch.path();
         if let Some((uid, gid)) = account {
-            std::os::unix::fs::chown(home, Some(uid), Some(gid))?;
+            chown(home, Some(uid), Some(gid))?;
         }
         let as_server = |program: &str| {
             let mut command = shell::server("QUIT", servers.join(program));
@@ -138,6 +139,31 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(20));
         }
         bail!("PostgreSQL is not ready after a minute: {}", self.log())
+    }
+
+    /// From now on it takes TLS, with a certificate of its own making.
+    pub fn offer_tls(&self) -> Result<()> {
+        let data = self.data();
+        let owner = fs::metadata(&data)?;
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-new", "-x509", "-nodes", "-days", "2", "-subj", "/CN=weir-test"]);
+        openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        shell::output(
+            openssl.arg("-keyout").arg(data.join("server.key")).arg("-out").arg(data.join("server.crt")),
+        )?;
+        for name in ["server.key", "server.crt"] {
+            chown(data.join(name), Some(owner.uid()), Some(owner.gid()))?;
+            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600))?;
+        }
+        self.quietly("alter system set ssl = on")?;
+        self.quietly("select pg_reload_conf()")?;
+        for _ in 0..100 {
+            if self.quietly("show ssl")? == "on" {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("the server does not take TLS: {}", self.log())
     }
 
     /// Its data directory.

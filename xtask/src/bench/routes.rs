@@ -1,5 +1,5 @@
-//! What watching costs on the ways in that are no plain TCP: pgbench over the Unix socket with nothing and with weir
-//! beside it, in interleaved rounds; and a tight loop of system calls that are none of weir's business.
+//! What watching costs on the ways in that are no plain TCP: pgbench over TLS and over the Unix socket, with nothing and
+//! with weir beside it, in interleaved rounds; and a tight loop of system calls that are none of weir's business.
 
 use std::path::Path;
 use std::time::Instant;
@@ -23,29 +23,47 @@ const BESIDE: &[(&str, Option<&str>)] = &[
     ("weir, Unix tap on", Some("capture: {unix: always}\n")),
 ];
 
-/// pgbench -S over the Unix socket.
-pub(super) fn unix(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Table)> {
+/// A way in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// `sslmode=require`, both ends on this machine.
+    Tls,
+    /// The Unix socket.
+    Unix,
+}
+
+/// pgbench -S by one way.
+pub(super) fn run(way: Way, binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Table)> {
     let server = Postgres::start(&[])?;
     server.pgbench_tables(10)?;
+    if way == Way::Tls {
+        server.offer_tls()?;
+    }
     let (mut tps, mut losses, mut lost) = ([Vec::new(), Vec::new()], 0, 0);
     for round in 0..rounds {
         for (number, peer) in ["nothing", "weir"].iter().enumerate() {
             let step = Step::start(&format!("round {}, {peer}", round + 1), "");
             let mut pgbench = server.client("pgbench");
-            pgbench.env("PGHOST", server.socket_directory());
+            match way {
+                Way::Tls => pgbench.env("PGSSLMODE", "require"),
+                Way::Unix => pgbench.env("PGHOST", server.socket_directory()),
+            };
             pgbench.args(["-n", "-S", "-c", CLIENTS, "-j", "2", "-T", &seconds.to_string()]);
             let measured = if number == 0 {
                 load::run(&mut pgbench)?
             } else {
                 let (mut agent, clickhouse) = Weir::run(binary, Scratch::new("agent")?, "")?;
                 let measured = load::run(&mut pgbench)?;
-                let sql = "SELECT count() FROM weir.events WHERE event_kind = 'statement' \
-                           AND network_transport = 'unix' AND db_query_text LIKE '%abalance%'";
+                let ours = if way == Way::Tls { "network_tls" } else { "network_transport = 'unix'" };
+                let sql = format!(
+                    "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND {ours} \
+                     AND db_query_text LIKE '%abalance%'"
+                );
                 let began = Instant::now();
                 let mut stored = 0;
                 while began.elapsed().as_secs() < 30 && stored < measured.transactions {
                     std::thread::sleep(std::time::Duration::from_millis(250));
-                    stored = clickhouse.number(sql).unwrap_or(stored);
+                    stored = clickhouse.number(&sql).unwrap_or(stored);
                 }
                 lost += measured.transactions.abs_diff(stored);
                 losses += clickhouse.number("SELECT count() FROM weir.events WHERE event_kind = 'loss'")?;
@@ -66,8 +84,9 @@ pub(super) fn unix(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, T
         vec!["nothing".into(), grouped(without), "1.000".into(), String::new()],
         vec!["weir".into(), grouped(with), format!("{ratio:.3}"), lost.to_string()],
     ];
+    let name = if way == Way::Tls { "TLS" } else { "Unix socket" };
     let title = format!(
-        "Unix socket: pgbench -S, {CLIENTS} clients, {rounds} interleaved rounds of {seconds} s; ratio: median of each round's"
+        "{name}: pgbench -S, {CLIENTS} clients, {rounds} interleaved rounds of {seconds} s; ratio: median of each round's"
     );
     Ok((value, Table { title, heads: vec!["", "transactions/s", "ratio", "lost"], lines }))
 }
