@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 
+use object::elf::{SHN_UNDEF, Sym64};
 use object::read::elf::{ElfFile64, ProgramHeader as _};
-use object::{LittleEndian, Object as _, ObjectSymbol as _, ReadCache};
+use object::{LittleEndian, Object as _, ObjectSection as _, ReadCache, pod};
 
 use super::prologue::{self, Place};
 
@@ -92,14 +93,26 @@ pub fn look(file: &File) -> Option<Library> {
     let elf = ElfFile64::<LittleEndian, _>::parse(&cache).ok()?;
     let mut found = HashMap::new();
     let mut kind = None;
-    for symbol in elf.dynamic_symbols().chain(elf.symbols()) {
-        if symbol.is_definition()
-            && symbol.address() != 0
-            && let Ok(name) = symbol.name()
-            && let Some(row) = CALLS.iter().find(|(_, known, _)| *known == name)
-        {
-            found.insert(row.1, (symbol.address(), row.2));
-            kind = Some(row.0);
+    for (table, strings) in [(".dynsym", ".dynstr"), (".symtab", ".strtab")] {
+        // Each in one piece: name by name, a large program would cost a second.
+        let section = |name| elf.section_by_name(name).and_then(|section| section.data().ok());
+        let (Some(table), Some(strings)) = (section(table), section(strings)) else { continue };
+        let (symbols, _) = pod::slice_from_bytes::<Sym64<LittleEndian>>(
+            table,
+            table.len() / size_of::<Sym64<LittleEndian>>(),
+        )
+        .unwrap_or_default();
+        for symbol in symbols {
+            let address = symbol.st_value.get(LittleEndian);
+            let name = strings.get(symbol.st_name.get(LittleEndian) as usize..).unwrap_or_default();
+            let row = CALLS.iter().find(|(_, known, _)| {
+                name.strip_prefix(known.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+            });
+            if let Some(row) = row.filter(|_| address != 0 && symbol.st_shndx.get(LittleEndian) != SHN_UNDEF)
+            {
+                found.insert(row.1, (address, row.2));
+                kind = Some(row.0);
+            }
         }
     }
     let kind = kind?;

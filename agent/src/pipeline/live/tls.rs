@@ -178,6 +178,12 @@ impl Sessions {
             .filter(|(_, state)| matches!(state, State::Waiting(w) if now.since(w.since) > WAITING_MAX))
             .map(|(session, _)| *session)
             .collect();
+        if !old.is_empty() {
+            tracing::info!(
+                sessions = old.len(),
+                "TLS sessions that may be a database's belong to no known socket"
+            );
+        }
         for session in old {
             self.ignore(session);
         }
