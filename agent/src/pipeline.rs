@@ -3,6 +3,7 @@
 pub mod files; // capture files -> flows
 pub mod live; // kernel records -> flows
 pub mod unix; // kernel records of Unix sockets -> flows
+pub mod pooler; // who works for whom behind a pooler
 pub mod record; // statement, session, identity, verdict -> event
 
 use std::collections::VecDeque;
@@ -18,8 +19,13 @@ use agent_core::protocol::{Sink, Titled, titled};
 use agent_core::segment::{Endpoint, Nanos, Segment, Side};
 use agent_core::sql::{Analysis, Texts};
 
+use crate::identify::sockets::Listening;
+
+use pooler::{Outcome, Poolers, Role, ServerEnd};
 use record::Recorder;
 
+/// A request that is told late may be this much older than it says, in nanoseconds.
+const LATE: u64 = 1_000_000_000;
 /// Most verdicts that wait for their statement's answer on one connection.
 const VERDICTS_MAX: usize = 4096;
 
@@ -32,6 +38,21 @@ pub trait Host {
     /// Ends the connection now, as the verdict's rule wants, and has the server stop what it executes. True where the
     /// connection is known to be over.
     fn kill(&mut self, verdict: &Verdict, client: Side, cancel: Option<&Cancel>) -> bool;
+    /// Where the server's end is.
+    fn server_end(&mut self, client: Side) -> ServerEnd {
+        let _ = client;
+        ServerEnd::default()
+    }
+    /// What a process listens on; none where it does not.
+    fn listening(&mut self, pid: u32) -> Option<Listening> {
+        let _ = pid;
+        None
+    }
+    /// Whether that network namespace holds a connection with these ends, as its own end sees them.
+    fn holds(&mut self, namespace: u64, local: Endpoint, remote: Endpoint) -> bool {
+        let _ = (namespace, local, remote);
+        false
+    }
 }
 
 /// Nothing is known about the ends: a capture file.
@@ -60,6 +81,8 @@ pub struct Pipeline {
     pub policies: Arc<Policies>,
     /// How events are made of what is known.
     pub recorder: Recorder,
+    /// Poolers, and what waits for the client behind it.
+    pub poolers: Poolers,
     /// Where events go. They are lent: who keeps one clones it.
     pub output: Output,
 }
@@ -67,7 +90,13 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline that hands its events to `output`.
     pub fn new(recorder: Recorder, policies: Arc<Policies>, output: Output) -> Self {
-        Self { texts: Texts::default(), policies, recorder, output }
+        Self { texts: Texts::default(), policies, recorder, poolers: Poolers::default(), output }
+    }
+
+    /// Tells what poolers' connections had to wait with and is decided by now. `dropped`: the kernel side has lost
+    /// something since the last time.
+    pub fn settle(&mut self, now: Nanos, dropped: bool) {
+        self.poolers.settle(now, dropped, &mut self.output);
     }
 
     /// Hands out an event that is about no flow.
@@ -124,6 +153,20 @@ struct State {
     judged: u64,
     wishes: Wishes,
     withhold: bool,
+    /// What poolers have to do with it, as of the generation.
+    role: Role,
+    generation: u64,
+    /// Who asks a pooler here, for those that it asks on this one's behalf.
+    actor: Option<Arc<Event>>,
+    /// Requests that wait for their answers, and when there was none last.
+    waiting: u64,
+    idle: Nanos,
+}
+
+impl Ends {
+    fn is_unix(&self) -> bool {
+        matches!(self, Ends::Unix(_))
+    }
 }
 
 impl Flow {
@@ -155,15 +198,23 @@ impl Flow {
                 judged: 0,
                 wishes: Wishes::default(),
                 withhold: false,
+                role: Role::default(),
+                generation: 0,
+                actor: None,
+                waiting: 0,
+                idle: Nanos(0),
             },
         }
     }
 
     /// Another process is at work at the client's end now.
     pub fn hand_over(&mut self, workload: Option<Arc<Workload>>, now: Nanos, pipeline: &mut Pipeline) {
-        let Pipeline { policies, recorder, output, .. } = pipeline;
+        let Pipeline { policies, recorder, poolers, output, .. } = pipeline;
+        poolers.moved(self.state.session_id, workload.as_ref().map(|workload| &workload.process));
         self.state.workload = workload;
-        FlowSink { state: &mut self.state, policies, recorder, output, host: &mut Nobody, now }.refresh();
+        self.state.role = poolers.role(self.state.session_id);
+        let host = &mut Nobody;
+        FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now }.refresh();
     }
 
     /// The state of the machine that reads it.
@@ -173,18 +224,20 @@ impl Flow {
 
     /// Takes the next captured piece; what it yields goes to the pipeline's output.
     pub fn segment(&mut self, segment: &Segment<'_>, pipeline: &mut Pipeline, host: &mut dyn Host) -> Wishes {
-        let Pipeline { texts, policies, recorder, output } = pipeline;
-        let mut sink =
-            FlowSink { state: &mut self.state, policies, recorder, output, host, now: segment.time };
+        let Pipeline { texts, policies, recorder, poolers, output } = pipeline;
+        let now = segment.time;
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
         self.core.segment(segment, texts, &mut sink);
         std::mem::take(&mut self.state.wishes)
     }
 
     /// The connection is gone: hands out what is pending.
     pub fn close(&mut self, time: Nanos, pipeline: &mut Pipeline, host: &mut dyn Host) {
-        let Pipeline { texts, policies, recorder, output } = pipeline;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: time };
+        let Pipeline { texts, policies, recorder, poolers, output } = pipeline;
+        let now = time;
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
         self.core.close(time, texts, &mut sink);
+        poolers.closed(self.state.session_id, time);
     }
 
     /// Says nothing where TLS begins: its plaintext may come another way. The driver is told, and says it in the end.
@@ -194,9 +247,10 @@ impl Flow {
 
     /// Tells that nothing more can be read of this connection, and why.
     pub fn tell_blind(&mut self, time: Nanos, cause: &str, pipeline: &mut Pipeline) {
-        let Pipeline { texts: _, policies, recorder, output } = pipeline;
-        let host = &mut Nobody;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, output, host, now: time };
+        let Pipeline { texts: _, policies, recorder, poolers, output } = pipeline;
+        poolers.dark(self.state.role, self.state.session_id, true);
+        let (host, now) = (&mut Nobody, time);
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
         sink.refresh();
         let mut event = sink.occurrence(EventKind::Blind, time);
         event.statement_complete = false;
@@ -215,6 +269,7 @@ struct FlowSink<'a> {
     state: &'a mut State,
     policies: &'a Policies,
     recorder: &'a mut Recorder,
+    poolers: &'a mut Poolers,
     output: &'a mut Output,
     host: &'a mut dyn Host,
     now: Nanos,
@@ -223,7 +278,7 @@ struct FlowSink<'a> {
 impl FlowSink<'_> {
     /// Everything about the flow that does not change from statement to statement.
     fn refresh(&mut self) {
-        let State { session_id, ends, client, session, titled, workload, event: p, source, .. } =
+        let State { session_id, ends, client, session, titled, workload, event: p, source, role, .. } =
             &mut *self.state;
         let client = client.unwrap_or(Side::A);
         self.recorder.stamp(p);
@@ -267,41 +322,87 @@ impl FlowSink<'_> {
             wire.titled = session.user.is_empty();
             wire.application_name = &session.application_name;
         }
-        record::identify(p, decide(workload.as_deref(), wire));
+        let role = *role;
+        let known = workload.as_deref().filter(|_| role.relays.is_none());
+        record::identify(p, decide(known, wire));
+        let mut actor = None;
+        if role.is_pooled() {
+            if role.relays.is_some() {
+                record::nobody(p);
+            }
+            let claims = p.identity_claims.iter().cloned();
+            p.identity_claims = claims.chain(self.poolers.claims(role)).collect();
+            actor = role.serves.map(|_| Arc::new(p.clone()));
+        }
+        self.state.actor = actor;
     }
 
-    /// Judges a statement by what it does, and acts at once where a rule says so.
-    fn judge(&mut self, analysis: &Analysis, statement: &Statement) -> Ticket {
+    /// Learns what poolers have to do with the flow where that may have changed.
+    fn follow(&mut self) {
+        let (state, poolers) = (&mut *self.state, &mut *self.poolers);
+        if state.role.serves.is_some()
+            && state.ends.is_unix()
+            && let ServerEnd::Unix(_, pid) = self.host.server_end(state.client.unwrap_or(Side::A))
+            && pid != 0
+        {
+            poolers.answers(state.session_id, pid);
+        }
+        if state.generation != poolers.generation() {
+            state.generation = poolers.generation();
+            let role = poolers.role(state.session_id);
+            if state.role != role {
+                state.role = role;
+                self.refresh();
+            }
+        }
+    }
+
+    /// Judges a statement by what it does and by who asks for it.
+    fn judge(&self, analysis: &Analysis, statement: &Statement, actor: &Event) -> Verdict {
         let p = &self.state.event;
-        let mut verdict = judge(
+        judge(
             self.policies,
             &Subject {
                 db_system_name: &p.db_system_name,
                 db_namespace: &p.db_namespace,
                 db_user: &p.db_user,
                 search_path: &statement.session.search_path,
-                ai_agent_name: &p.ai_agent_name,
-                identity_principal: &p.identity_principal,
+                ai_agent_name: &actor.ai_agent_name,
+                identity_principal: &actor.identity_principal,
                 analysis,
                 statement_complete: statement.complete && analysis.statement_complete,
             },
-        );
+        )
+    }
+
+    /// Judges a statement, and acts at once where a rule says so. `behind`: a pooler's clients who may have asked for
+    /// it; what is not known to be wrong for each of them is told, and nothing is done about it.
+    fn act(&mut self, analysis: &Analysis, statement: &Statement, behind: &[Arc<Event>]) -> Option<Verdict> {
+        let mut verdict = match behind {
+            [] => self.judge(analysis, statement, &self.state.event),
+            _ => {
+                let verdicts = behind.iter().map(|actor| self.judge(analysis, statement, actor));
+                let verdicts: Vec<Verdict> = verdicts.collect();
+                let certain = verdicts.iter().all(Verdict::kills);
+                let mut verdict =
+                    verdicts.into_iter().max_by_key(|verdict| (verdict.kills(), verdict.disposition))?;
+                if verdict.kills() && !certain {
+                    verdict.disposition = Disposition::Alerted;
+                }
+                verdict
+            }
+        };
         if verdict.policy_rule.is_empty() {
-            return Ticket::default();
+            return None;
         }
-        if verdict.kills() {
+        if verdict.kills() && verdict.disposition == Disposition::Killed {
             let client = self.state.client.unwrap_or(Side::A);
             if !self.host.kill(&verdict, client, statement.session.cancel.as_ref()) {
                 // The receipt says what was done, not what was wanted.
                 verdict.disposition = Disposition::Alerted;
             }
         }
-        if self.state.verdicts.len() >= VERDICTS_MAX {
-            self.state.verdicts.pop_front();
-        }
-        self.state.judged += 1;
-        self.state.verdicts.push_back((self.state.judged, verdict));
-        Ticket(self.state.judged)
+        Some(verdict)
     }
 
     /// The verdict on a statement that is answered; those before it will not be asked for.
@@ -311,6 +412,15 @@ impl FlowSink<'_> {
         }
         let at = self.state.verdicts.iter().position(|(judged, _)| *judged == ticket.0)?;
         self.state.verdicts.remove(at).map(|(_, verdict)| verdict)
+    }
+
+    fn emit(&mut self, event: &Event) {
+        let state = &*self.state;
+        let waits =
+            state.role.relays.is_some_and(|at| self.poolers.queue(at, state.session_id, event, self.now));
+        if !waits {
+            (self.output)(event);
+        }
     }
 
     fn occurrence(&mut self, kind: EventKind, time: Nanos) -> Event {
@@ -325,6 +435,14 @@ impl Sink for FlowSink<'_> {
         self.state.wishes.detected = true;
         self.state.client = Some(client);
         self.state.workload = self.host.workload(client);
+        let (id, source) = (self.state.session_id, self.state.source);
+        if source != CaptureSource::Pcap {
+            let server = (self.host.server_end(client), source != CaptureSource::Packet);
+            let process = self.state.workload.as_ref().map(|workload| &workload.process);
+            self.poolers.detected(id, protocol, server, process, self.now, self.host);
+            self.state.generation = self.poolers.generation();
+            self.state.role = self.poolers.role(id);
+        }
         self.refresh();
         self.state.event.db_system_name = protocol.into();
     }
@@ -352,20 +470,49 @@ impl Sink for FlowSink<'_> {
             if session.adopted {
                 event.error_type = "adopted".into();
             }
-            (self.output)(&event);
+            self.emit(&event);
         }
     }
 
     fn request(&mut self, statement: &Statement) -> Ticket {
-        if self.policies.is_empty() {
+        self.follow();
+        let role = self.state.role;
+        if self.policies.is_empty() && !role.is_pooled() {
             return Ticket::default();
         }
-        match (statement.prepared.as_ref().or(statement.text.as_ref()), statement.function) {
-            (Some(text), _) => self.judge(text.analysis(), statement),
-            (None, Some(id)) => self.judge(&Analysis::function_call(id), statement),
-            // A text that was never seen may do anything.
-            (None, None) => self.judge(&Analysis::default(), statement),
+        let place = (self.state.session_id, self.state.judged + 1);
+        if let (Some(at), Some(actor)) = (role.serves, &self.state.actor) {
+            let from = match self.state.source {
+                CaptureSource::Packet | CaptureSource::Pcap => statement.started,
+                // Told late, but the pooler had answered everything before.
+                _ => self.state.idle.max(Nanos(statement.started.0.saturating_sub(LATE))),
+            };
+            self.poolers.asked(at, place, statement, from, actor);
+            self.state.waiting += 1;
         }
+        let behind = role.relays.map(|at| self.poolers.relayed(at, place, statement).to_vec());
+        let behind = behind.unwrap_or_default();
+        let verdict = if self.policies.is_empty() {
+            None
+        } else {
+            match (statement.prepared.as_ref().or(statement.text.as_ref()), statement.function) {
+                (Some(text), _) => self.act(text.analysis(), statement, &behind),
+                (None, Some(id)) => self.act(&Analysis::function_call(id), statement, &behind),
+                // A text that was never seen may do anything.
+                (None, None) => self.act(&Analysis::default(), statement, &behind),
+            }
+        };
+        if verdict.is_none() && !role.is_pooled() {
+            return Ticket::default();
+        }
+        self.state.judged += 1;
+        if let Some(verdict) = verdict {
+            if self.state.verdicts.len() >= VERDICTS_MAX {
+                self.state.verdicts.pop_front();
+            }
+            self.state.verdicts.push_back((self.state.judged, verdict));
+        }
+        Ticket(self.state.judged)
     }
 
     fn statement(&mut self, statement: Statement) {
@@ -373,12 +520,26 @@ impl Sink for FlowSink<'_> {
             // A session that was joined late says who it is with its first statement.
             self.session(&statement.session);
         }
+        self.follow();
         let verdict = self.verdict(statement.ticket);
         self.recorder.statement(&mut self.state.event, &statement, verdict.as_ref());
-        (self.output)(&self.state.event);
+        let state = &mut *self.state;
+        let place = (state.session_id, statement.ticket.0);
+        if let Some(at) = state.role.serves {
+            self.poolers.answered(at, place, Outcome::of(&state.event));
+            state.waiting = state.waiting.saturating_sub(1);
+            if state.waiting == 0 {
+                state.idle = statement.ended.unwrap_or(self.now);
+            }
+        }
+        match state.role.relays {
+            Some(at) => self.poolers.hold(at, place, state.event.clone(), self.now),
+            None => (self.output)(&state.event),
+        }
     }
 
     fn lost(&mut self, loss: Loss) {
+        self.poolers.dark(self.state.role, self.state.session_id, false);
         let mut event = self.occurrence(EventKind::Loss, loss.time);
         event.capture_lost_before = loss.bytes;
         event.statement_complete = false;
@@ -389,14 +550,16 @@ impl Sink for FlowSink<'_> {
             LossReason::Garbled => "garbled",
         }
         .into();
-        (self.output)(&event);
+        self.emit(&event);
     }
 
     fn blind(&mut self, blindness: Blindness) {
         if self.state.withhold && blindness == Blindness::Tls {
             self.state.wishes.blind = Some(blindness);
+            self.poolers.dark(self.state.role, self.state.session_id, false);
             return;
         }
+        self.poolers.dark(self.state.role, self.state.session_id, true);
         let mut event = self.occurrence(EventKind::Blind, self.now);
         event.statement_complete = false;
         event.network_tls = blindness == Blindness::Tls;
@@ -405,7 +568,7 @@ impl Sink for FlowSink<'_> {
             Blindness::Gss => "gss",
         }
         .into();
-        (self.output)(&event);
+        self.emit(&event);
     }
 
     fn bulk(&mut self, from: Side, on: bool) {

@@ -11,4 +11,5 @@ pub mod rustls; // TLS that is not OpenSSL's
 pub mod wire; // hand-made frontend messages
 pub mod kernel; // what a process holds in the kernel
 pub mod stored; // what the agent has stored, once it has
+pub mod pooler; // pgbouncer in front of a server
 pub mod load; // sessions at work in the background

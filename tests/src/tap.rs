@@ -64,6 +64,11 @@ pub fn read(file: &Path, port: u16) -> Result<Vec<Event>> {
     events(file, |event| of_port(event, port))
 }
 
+/// Every event of the file, of whatever connection of this host.
+pub fn all(file: &Path) -> Result<Vec<Event>> {
+    events(file, |_| true)
+}
+
 /// Over TCP: what runs over a Unix socket beside a test is housekeeping.
 fn of_port(event: &Event, port: u16) -> bool {
     event.server_port == port || event.server_port == 0 && &*event.network_transport != "unix"

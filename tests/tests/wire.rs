@@ -13,7 +13,7 @@ use tests::tap::{self, Tap};
 use tests::wire::{self, Wire};
 use tests::{oracle, server, serverlog};
 use xtask::postgres::Postgres;
-use xtask::scratch::{self, Scratch};
+use xtask::scratch::Scratch;
 use xtask::shell;
 
 fn texts(events: &[Event]) -> Vec<&str> {
@@ -267,53 +267,6 @@ fn replication_connections_are_read() -> Result<()> {
         .context("no start")?;
     assert!(start.statement_effects.contains(&Effect::Replicate), "{:?}", start.statement_effects);
     Ok(())
-}
-
-#[test]
-fn both_sides_of_a_pooler_are_told_apart() -> Result<()> {
-    let server = Postgres::start(&[])?;
-    server.pgbench_tables(1)?;
-    let (scratch, port) = (Scratch::new("pgbouncer")?, scratch::free_port()?);
-    let file = scratch.path().join("pgbouncer.ini");
-    let text = format!(
-        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-         auth_type = any\npool_mode = transaction\nunix_socket_dir =\nmax_client_conn = 100\ndefault_pool_size = 2\n",
-        server.port
-    );
-    std::fs::write(&file, text.replace("* = ", "* = user=postgres "))?;
-    let program = shell::find("pgbouncer").context("pgbouncer is not installed")?;
-    let mut pooler =
-        shell::server("TERM", program).args(["-u", "postgres"]).arg(&file).stderr(Stdio::null()).spawn()?;
-    let outcome = (|| {
-        let tap = Tap::start(&[])?;
-        let mut pgbench = server.client("pgbench");
-        pgbench.env("PGPORT", port.to_string()).args(["-n", "-S", "-c", "8", "-t", "200"]);
-        for _ in 0..100 {
-            if Wire::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let transactions =
-            client::transactions(&shell::output(&mut pgbench)?).context("pgbench counted nothing")?;
-        let out = tap.weir.out();
-        let mut tap = tap;
-        assert!(tap.weir.stop()?.success());
-        let count = |port: u16, process: &str| -> Result<u64> {
-            let events = tap::read(&out, port)?;
-            let told = tap::statements(&events);
-            let of = told.iter().filter(|e| {
-                e.db_query_text.starts_with("SELECT abalance") && e.process_executable_path.ends_with(process)
-            });
-            Ok(of.count() as u64)
-        };
-        assert_eq!(count(port, "/pgbench")?, transactions, "from the clients to the pooler");
-        assert_eq!(count(server.port, "/pgbouncer")?, transactions, "from the pooler to the server");
-        Ok(())
-    })();
-    pooler.kill()?;
-    pooler.wait()?;
-    outcome
 }
 
 #[test]

@@ -116,13 +116,19 @@ impl Diag {
     }
 
     /// The name of every listening Unix socket of the namespace: a path, or an abstract name behind a NUL.
-    pub fn dump_unix_listeners(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    /// With each its inode.
+    pub fn dump_unix_listeners(&mut self, mut each: impl FnMut(u32, &[u8])) -> io::Result<()> {
         self.ask_unix(unix::StateFlags::LISTEN, unix::ShowFlags::NAME)?;
         self.answers(&mut |payload| {
             if let Ok(answer) = UnixResponse::parse(payload) {
+                let inode = answer.header.inode;
                 match answer.name() {
-                    Some(unix::nlas::UnixDiagName::Pathname(path)) => each(path.to_string_lossy().as_bytes()),
-                    Some(unix::nlas::UnixDiagName::Abstract(name)) => each(&[&[0], name.as_slice()].concat()),
+                    Some(unix::nlas::UnixDiagName::Pathname(path)) => {
+                        each(inode, path.to_string_lossy().as_bytes());
+                    }
+                    Some(unix::nlas::UnixDiagName::Abstract(name)) => {
+                        each(inode, &[&[0], name.as_slice()].concat());
+                    }
                     _ => {}
                 }
             }

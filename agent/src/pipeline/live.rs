@@ -17,8 +17,10 @@ use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::{Live, Record, Records};
 use crate::gate::{Gate, Outcome, Target};
+use crate::identify::sockets::Listening;
 use crate::identify::{Exec, Resolver, Tapped};
 
+use super::pooler::ServerEnd;
 use super::unix::{UnixTaps, Want};
 use super::{Ends, Flow, Host, Pipeline, Wishes};
 use crate::capture::tls::Search;
@@ -50,6 +52,8 @@ pub struct Driver {
     unix: UnixTaps,
     modes: Vec<(u64, Socket)>,
     counted: Counters,
+    /// Records that had been dropped when poolers were settled last.
+    dropped: u64,
     ticked: Nanos,
     tls: tls::Sessions,
 }
@@ -66,6 +70,9 @@ struct Tap {
     peer_here: bool,
     /// What is known of its TLS; none where it speaks plainly.
     tls: Option<Box<tls::Hidden>>,
+    /// Its ends as the server's socket sees them, where that is on this host too and was seen: the addresses may be
+    /// translated in between.
+    accepted: Option<(Endpoint, Endpoint)>,
 }
 
 /// An address as it lies in a record.
@@ -94,6 +101,7 @@ struct Here<'a> {
     gate: Option<&'a mut Gate>,
     tapped: Tapped,
     begun: bool,
+    accepted: Option<(Endpoint, Endpoint)>,
 }
 
 impl Host for Here<'_> {
@@ -126,6 +134,18 @@ impl Host for Here<'_> {
         });
         done.outcome == Outcome::Killed
     }
+    fn server_end(&mut self, client: Side) -> ServerEnd {
+        let Tapped { local, remote, .. } = self.tapped;
+        let mirrored = if client == Side::A { (remote, local) } else { (local, remote) };
+        let (local, remote) = self.accepted.unwrap_or(mirrored);
+        ServerEnd::Tcp(local, remote)
+    }
+    fn listening(&mut self, pid: u32) -> Option<Listening> {
+        self.resolver.sockets().listening(pid)
+    }
+    fn holds(&mut self, namespace: u64, local: Endpoint, remote: Endpoint) -> bool {
+        self.resolver.sockets().holds(namespace, local, remote)
+    }
 }
 
 impl Driver {
@@ -152,6 +172,7 @@ impl Driver {
             unix: UnixTaps::new(unix),
             modes: Vec::new(),
             counted: Counters::default(),
+            dropped: 0,
             ticked: now,
             tls: tls::Sessions::new(search),
         }
@@ -208,6 +229,11 @@ impl Driver {
             self.live.set_tls(session, mode);
         }
         let now = self.live.now();
+        if pipeline.poolers.is_active() {
+            // What is told of a pooler's clients depends on nothing of them having been lost.
+            let dropped = self.live.counters().ring_full;
+            pipeline.settle(now, std::mem::replace(&mut self.dropped, dropped) != dropped);
+        }
         if now.since(self.ticked) > 1_000_000_000 {
             self.ticked = now;
             self.follow_rules(pipeline);
@@ -273,12 +299,13 @@ impl Driver {
         let active = open.active == 1;
         let start =
             if active { (open.send_next, open.receive_next) } else { (open.receive_next, open.send_next) };
-        let mut peer_here = false;
+        let (mut peer_here, mut accepted) = (false, None);
         if let Some(&first) = self.by_start.get(&start)
             && first != open.cookie
         {
             if active {
                 // The server's end came first and was tapped: give way to the client's, nothing was said yet.
+                accepted = self.taps.get(&first).map(|tap| tap.ends);
                 self.close(first, time, pipeline);
                 self.leave_alone(first);
                 peer_here = true;
@@ -286,13 +313,15 @@ impl Driver {
                 self.leave_alone(open.cookie);
                 if let Some(tap) = self.taps.get_mut(&first) {
                     tap.peer_here = true;
+                    tap.accepted = Some(ends(&open.tuple));
                 }
                 return;
             }
         }
         self.by_start.insert(start, open.cookie);
         let ends = ends(&open.tuple);
-        self.tap(open.cookie, ends, Some(active), Some(start)).peer_here = peer_here;
+        let tap = self.tap(open.cookie, ends, Some(active), Some(start));
+        (tap.peer_here, tap.accepted) = (peer_here, accepted);
     }
 
     /// Nothing more is wanted of this socket.
@@ -316,7 +345,8 @@ impl Driver {
             flow.withhold();
         }
         self.by_ends.insert(ends, cookie);
-        let tap = Tap { flow, socket: Socket::default(), start, ends, active, peer_here: false, tls: None };
+        let (peer_here, accepted, tls) = (false, None, None);
+        let tap = Tap { flow, socket: Socket::default(), start, ends, active, peer_here, tls, accepted };
         self.taps.entry(cookie).insert_entry(tap).into_mut()
     }
 
@@ -377,7 +407,9 @@ impl Driver {
         };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let accepted = tap.accepted;
+        let mut host =
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
         let hidden = tap.tls.is_some();
         let wishes = tap.flow.segment(&segment, pipeline, &mut host);
         if hidden {
@@ -418,8 +450,9 @@ impl Driver {
         }
         let Some(mut tap) = self.taps.remove(&cookie) else { return };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
-        let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+        let mut host =
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
         if let Some(hidden) = tap.tls.take() {
             self.tls.ties.forget_socket(cookie);
             hidden.close(&mut tap.flow, time, pipeline, &mut host);
@@ -486,6 +519,8 @@ impl Driver {
             self.close(cookie, now, pipeline);
         }
         self.unix.finish(now, pipeline);
+        let Pipeline { poolers, output, .. } = pipeline;
+        poolers.flush(output);
         self.report_loss(now, pipeline);
     }
 }

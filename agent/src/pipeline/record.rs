@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_core::event::{Disposition, Event, EventKind};
 use agent_core::exchange::{Parameter, Statement};
-use agent_core::identity::Identity;
+use agent_core::identity::{Claim, Identity};
 use agent_core::judge::Verdict;
 use agent_core::segment::Nanos;
 use agent_core::sql::{Analysis, Redaction};
@@ -226,6 +226,54 @@ pub(super) fn identify(event: &mut Event, identity: Identity) {
     event.identity_principal = identity.principal;
     event.identity_claims = identity.claims;
     event.identity_conflict = identity.conflict;
+}
+
+/// Takes off an event who is at work: it is a pooler's, which works for others.
+pub(super) fn nobody(event: &mut Event) {
+    let nobody = Event::default();
+    event.process_pid = nobody.process_pid;
+    event.process_start_ns = nobody.process_start_ns;
+    event.process_executable_path = nobody.process_executable_path;
+    event.process_command_line = nobody.process_command_line;
+    event.process_owner = nobody.process_owner;
+    event.process_auid = nobody.process_auid;
+    event.process_ancestry = nobody.process_ancestry;
+    event.container_id = nobody.container_id;
+    event.container_runtime = nobody.container_runtime;
+    event.ai_agent_name = nobody.ai_agent_name;
+    event.identity_principal = nobody.identity_principal;
+}
+
+/// Writes on an event of a pooler's connection for which client it was, as the client's own session says. Its claims
+/// say where they come from.
+pub(super) fn act_for(event: &mut Event, client: &Event, confidence: u8) {
+    event.process_pid = client.process_pid;
+    event.process_start_ns = client.process_start_ns;
+    event.process_executable_path = Arc::clone(&client.process_executable_path);
+    event.process_command_line = Arc::clone(&client.process_command_line);
+    event.process_owner = Arc::clone(&client.process_owner);
+    event.process_auid = client.process_auid;
+    event.process_ancestry = Arc::clone(&client.process_ancestry);
+    event.container_id = Arc::clone(&client.container_id);
+    event.container_runtime = Arc::clone(&client.container_runtime);
+    event.ai_agent_name = Arc::clone(&client.ai_agent_name);
+    event.identity_principal = Arc::clone(&client.identity_principal);
+    event.identity_conflict = client.identity_conflict;
+    let joined = |claim: &Claim| Claim {
+        source: "join".into(),
+        confidence: claim.confidence.min(confidence),
+        ..claim.clone()
+    };
+    let own = |claim: &&Claim| !claim.key.starts_with("db_") && !claim.key.starts_with("pooler");
+    let session = Claim {
+        key: "pooled_session".into(),
+        value: client.session_id.to_string().into(),
+        source: "join".into(),
+        confidence,
+    };
+    let claims = event.identity_claims.iter().cloned();
+    event.identity_claims =
+        claims.chain([session]).chain(client.identity_claims.iter().filter(own).map(joined)).collect();
 }
 
 /// 32 random bits, from the kernel.

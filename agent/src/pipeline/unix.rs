@@ -12,11 +12,13 @@ use agent_core::exchange::Cancel;
 use agent_core::identity::Workload;
 use agent_core::judge::Verdict;
 use agent_core::protocol;
-use agent_core::segment::{Flags, Nanos, Segment, Side};
+use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::Live;
 use crate::identify::Resolver;
+use crate::identify::sockets::{Listening, unix_name};
 
+use super::pooler::ServerEnd;
 use super::{Ends, Flow, Host, Pipeline, Wishes};
 
 /// Looks at the table of sockets that find no database before the tap is taken off again.
@@ -68,6 +70,7 @@ struct End {
 
 struct Conversation {
     flow: Flow,
+    path: Arc<str>,
     ends: [Option<u64>; 2],
     /// The process that each side's latest bytes came from.
     pids: [u32; 2],
@@ -78,6 +81,7 @@ struct Conversation {
 struct Here<'a> {
     resolver: &'a mut Resolver,
     pids: [u32; 2],
+    path: Arc<str>,
 }
 
 impl Host for Here<'_> {
@@ -90,6 +94,15 @@ impl Host for Here<'_> {
     }
     fn kill(&mut self, _verdict: &Verdict, _client: Side, _cancel: Option<&Cancel>) -> bool {
         false // the kernel destroys no Unix socket on demand
+    }
+    fn server_end(&mut self, client: Side) -> ServerEnd {
+        ServerEnd::Unix(Arc::clone(&self.path), self.pids[client.other().index()])
+    }
+    fn listening(&mut self, pid: u32) -> Option<Listening> {
+        self.resolver.sockets().listening(pid)
+    }
+    fn holds(&mut self, namespace: u64, local: Endpoint, remote: Endpoint) -> bool {
+        self.resolver.sockets().holds(namespace, local, remote)
     }
 }
 
@@ -129,6 +142,7 @@ impl UnixTaps {
             match live.attach_unix() {
                 Ok(()) => {
                     self.attached = true;
+                    pipeline.poolers.unix = true;
                     self.older = resolver.sockets().unix_connected();
                 }
                 Err(error) => {
@@ -156,6 +170,7 @@ impl UnixTaps {
         self.doomed.extend(self.ends.keys().filter(|cookie| !alive.contains(cookie)));
         if self.idle > LINGER && self.ends.is_empty() && live.detach_unix().is_ok() {
             self.attached = false;
+            pipeline.poolers.unix = false;
         }
     }
 
@@ -180,13 +195,13 @@ impl UnixTaps {
             Some(end) => (end.conversation, end.side.other()),
             None => (open.cookie, Side::A),
         };
-        let path: Arc<str> = path(name).into();
+        let path = unix_name(name);
         let known = self.conversations.entry(conversation).or_insert_with(|| {
             let begins = !self.older.contains(&open.cookie);
             let hint = protocol::of_socket(&path);
             let source = CaptureSource::Unix;
             let flow = Flow::new(open.cookie, Ends::Unix(Arc::clone(&path)), source, begins, hint, PATIENCE);
-            Conversation { flow, ends: [None; 2], pids: [0; 2], told: [0; 2] }
+            Conversation { flow, path, ends: [None; 2], pids: [0; 2], told: [0; 2] }
         });
         known.ends[side.index()] = Some(open.cookie);
         known.pids[side.index()] = open.pid;
@@ -228,7 +243,7 @@ impl UnixTaps {
             head,
             tail,
         };
-        let mut host = Here { resolver, pids: known.pids };
+        let mut host = Here { resolver, pids: known.pids, path: Arc::clone(&known.path) };
         let wishes = known.flow.segment(&segment, pipeline, &mut host);
         if wishes == Wishes::default() {
             return;
@@ -275,7 +290,7 @@ impl UnixTaps {
         let mut ends = [Some(cookie), None];
         if let Some(mut known) = self.conversations.remove(&end.conversation) {
             ends = known.ends;
-            known.flow.close(now, pipeline, &mut Here { resolver, pids: known.pids });
+            known.flow.close(now, pipeline, &mut Here { resolver, pids: known.pids, path: known.path });
         }
         for cookie in ends.into_iter().flatten() {
             let Some(end) = self.ends.remove(&cookie) else { continue };
@@ -284,26 +299,5 @@ impl UnixTaps {
             }
             self.closed.push(cookie);
         }
-    }
-}
-
-/// A path as it is; an abstract name as `ss` shows it, behind an `@`.
-fn path(name: &[u8]) -> String {
-    if let Some((0, name)) = name.split_first() {
-        return format!("@{}", String::from_utf8_lossy(name));
-    }
-    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
-    String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_both_kinds() {
-        assert_eq!(path(b"/run/postgresql/.s.PGSQL.5432\0\0"), "/run/postgresql/.s.PGSQL.5432");
-        assert_eq!(path(b"\0abstract"), "@abstract");
-        assert_eq!(path(b""), "");
     }
 }

@@ -308,8 +308,9 @@ impl Driver {
                 }
                 tracing::warn!(cookie, "plaintext does not fit the connection that it was tied to");
                 let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
-                let begun = tap.active.is_some();
-                let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+                let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+                let mut host =
+                    Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
                 if let Some(mut plain) = hidden.plain.take() {
                     plain.flow.close(time, pipeline, &mut host);
                 }
@@ -345,8 +346,9 @@ impl Driver {
             tail,
         };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
-        let begun = tap.active.is_some();
-        let mut host = Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun };
+        let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+        let mut host =
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
         let wishes = plain.flow.segment(&segment, pipeline, &mut host);
         if wishes == Wishes::default() {
             return;
