@@ -378,19 +378,18 @@ impl FlowSink<'_> {
     /// Judges a statement, and acts at once where a rule says so. `behind`: a pooler's clients who may have asked for
     /// it; what is not known to be wrong for each of them is told, and nothing is done about it.
     fn act(&mut self, analysis: &Analysis, statement: &Statement, behind: &[Arc<Event>]) -> Option<Verdict> {
-        let mut verdict = match behind {
-            [] => self.judge(analysis, statement, &self.state.event),
-            _ => {
-                let verdicts = behind.iter().map(|actor| self.judge(analysis, statement, actor));
-                let verdicts: Vec<Verdict> = verdicts.collect();
-                let certain = verdicts.iter().all(Verdict::kills);
-                let mut verdict =
-                    verdicts.into_iter().max_by_key(|verdict| (verdict.kills(), verdict.disposition))?;
-                if verdict.kills() && !certain {
-                    verdict.disposition = Disposition::Alerted;
-                }
-                verdict
+        let mut verdict = if behind.is_empty() {
+            self.judge(analysis, statement, &self.state.event)
+        } else {
+            let verdicts = behind.iter().map(|actor| self.judge(analysis, statement, actor));
+            let verdicts: Vec<Verdict> = verdicts.collect();
+            let certain = verdicts.iter().all(Verdict::kills);
+            let mut verdict =
+                verdicts.into_iter().max_by_key(|verdict| (verdict.kills(), verdict.disposition))?;
+            if verdict.kills() && !certain {
+                verdict.disposition = Disposition::Alerted;
             }
+            verdict
         };
         if verdict.policy_rule.is_empty() {
             return None;
@@ -526,7 +525,7 @@ impl Sink for FlowSink<'_> {
         let state = &mut *self.state;
         let place = (state.session_id, statement.ticket.0);
         if let Some(at) = state.role.serves {
-            self.poolers.answered(at, place, Outcome::of(&state.event));
+            self.poolers.answered(at, place, &Outcome::of(&state.event));
             state.waiting = state.waiting.saturating_sub(1);
             if state.waiting == 0 {
                 state.idle = statement.ended.unwrap_or(self.now);

@@ -198,7 +198,7 @@ impl Poolers {
     }
 
     /// A client was answered.
-    pub fn answered(&mut self, at: usize, place: Place, outcome: Outcome) {
+    pub fn answered(&mut self, at: usize, place: Place, outcome: &Outcome) {
         self.groups[at].join.answered(place, outcome);
     }
 

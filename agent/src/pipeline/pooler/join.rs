@@ -217,7 +217,7 @@ impl Join {
     }
 
     /// A client is answered.
-    pub(super) fn answered(&mut self, place: Place, outcome: Outcome) {
+    pub(super) fn answered(&mut self, place: Place, outcome: &Outcome) {
         let Some(waiting) = self.take(place) else { return };
         let alone = waiting.relayed.len() == 1;
         for place in &waiting.relayed {

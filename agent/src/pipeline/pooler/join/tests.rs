@@ -31,7 +31,7 @@ impl Case {
     fn answered(&mut self, session: u64, rows: u64) {
         self.now += 10;
         let place = *self.join.places.keys().find(|place| place.0 == session).unwrap();
-        self.join.answered(place, outcome(rows));
+        self.join.answered(place, &outcome(rows));
     }
     /// The pooler asks a server.
     fn relayed(&mut self, session: u64, key: Option<Key>) {
