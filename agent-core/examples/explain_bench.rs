@@ -62,6 +62,7 @@ fn main() {
                 ai_agent_name: "",
                 identity_principal: "app",
                 analysis: text.analysis(),
+                data_classes: &[],
                 statement_complete: true,
             },
         );

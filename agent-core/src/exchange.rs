@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::event::DataClass;
 use crate::segment::{Nanos, Side};
+use crate::sensitive::{Catalog, Found, Sample, values};
 use crate::sql::Text;
 
 /// What the wire said about a session. Shared by its statements until something changes.
@@ -128,6 +130,8 @@ pub struct Statement {
     pub parameters: Vec<Parameter>,
     /// Several statements in one message.
     pub batch: Option<Batch>,
+    /// What the answer's columns and first rows are.
+    pub sample: Option<Box<Sample>>,
     /// Set by the sink at the request.
     pub ticket: Ticket,
     /// Request's first byte.
@@ -152,6 +156,37 @@ pub struct Statement {
     pub lost_before: u64,
     /// True size of the request in bytes.
     pub bytes: u64,
+}
+
+impl Statement {
+    /// The classes of sensitive data that it touches, as far as is known now: by its text, its parameters and its answer.
+    pub fn data_classes(&self, catalog: &Catalog) -> Arc<[DataClass]> {
+        let meant = self.prepared.as_ref().or(self.text.as_ref());
+        let told = meant.map(|text| Arc::clone(text.data_classes(catalog))).unwrap_or_default();
+        let mut found = None::<Found>;
+        let from = || Found::from(&*told);
+        // The arguments of EXECUTE stand in its own text.
+        if let (Some(_), Some(own)) = (&self.prepared, &self.text)
+            && !own.data_classes(catalog).is_empty()
+        {
+            found.get_or_insert_with(from).extend(own.data_classes(catalog));
+        }
+        for (number, parameter) in (1..).zip(&self.parameters) {
+            let Parameter::Text(value) = parameter else { continue };
+            values::classes(value, &mut |class| {
+                let column = self.text.as_ref().and_then(|text| text.column_of_parameter(number));
+                found.get_or_insert_with(from).add(class, &column.unwrap_or_else(|| format!("${number}")));
+            });
+        }
+        if let Some(sample) = &self.sample {
+            let relations = meant.map(|text| &*text.analysis().statement_relations).unwrap_or_default();
+            sample.classes(catalog, relations, found.get_or_insert_with(from));
+        }
+        match found {
+            Some(found) if found.as_slice() != &*told => found.into(),
+            _ => told,
+        }
+    }
 }
 
 /// Bytes that never reached the parser.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::Disposition;
+use crate::event::{DataClass, Disposition};
 use crate::policy::{Action, AgentMatch, Glob, Match, Mode, Policies, Policy, RelationMatch};
 use crate::sql::{Analysis, Relation};
 
@@ -23,6 +23,8 @@ pub struct Subject<'a> {
     pub identity_principal: &'a str,
     /// What the statement does.
     pub analysis: &'a Analysis,
+    /// Sensitive data that it is known to touch.
+    pub data_classes: &'a [DataClass],
     /// False where part of the statement was not understood or not seen: the analysis is a lower bound.
     pub statement_complete: bool,
 }
@@ -139,6 +141,7 @@ fn fits(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier) -> bool {
     let effects = &analysis.statement_effects;
     let relation = |relation: &Relation| wanted.relations.iter().any(|r| is_relation(r, relation, subject));
     let relations = &analysis.statement_relations;
+    let class = |data: &DataClass| wanted.data.iter().any(|class| class.matches(&data.class));
     (wanted.effects.is_empty()
         || match quantifier {
             Quantifier::Any => effects.iter().any(effect),
@@ -152,6 +155,11 @@ fn fits(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier) -> bool {
             || match quantifier {
                 Quantifier::Any => relations.iter().any(relation),
                 Quantifier::All => !relations.is_empty() && relations.iter().all(relation),
+            })
+        && (wanted.data.is_empty()
+            || match quantifier {
+                Quantifier::Any => subject.data_classes.iter().any(class),
+                Quantifier::All => !subject.data_classes.is_empty() && subject.data_classes.iter().all(class),
             })
 }
 

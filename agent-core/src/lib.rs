@@ -13,6 +13,7 @@ pub mod protocol; // the trait, the table of databases, detection
 pub mod reader; // a cursor that cannot see past its frame
 pub mod receipt;
 pub mod segment; // one captured piece of a connection
+pub mod sensitive; // names and values -> classes of data
 pub mod sql; // text -> what it does
 pub mod stream; // segments -> ordered bytes and explicit gaps // event -> canonical bytes -> hash chain
 pub mod tie; // writes and records of TLS -> which session is on which socket

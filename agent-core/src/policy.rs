@@ -138,6 +138,8 @@ pub struct Match {
     pub fingerprint: Vec<Glob>,
     /// `statement_relations`: one of the statement's is one of these.
     pub relations: Vec<RelationMatch>,
+    /// `data_classes`: one of the statement's is one of these.
+    pub data: Vec<Glob>,
 }
 
 impl Match {
@@ -148,7 +150,8 @@ impl Match {
             && self.complete.is_none()
             && self.operation.is_empty()
             && self.fingerprint.is_empty()
-            && self.relations.is_empty())
+            && self.relations.is_empty()
+            && self.data.is_empty())
     }
 }
 
@@ -261,6 +264,12 @@ impl Policies {
     /// True where there is none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// True where a rule is about sensitive data: then its classes must be known before a statement is judged.
+    pub fn needs_data(&self) -> bool {
+        self.iter()
+            .any(|policy| std::iter::once(&policy.matching).chain(&policy.except).any(|m| !m.data.is_empty()))
     }
 
     /// True where a rule in force may kill: then statements must be seen at once, not in batches.

@@ -6,6 +6,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::event::DataClass;
+use crate::sensitive::{self, Catalog, Found};
+
 mod cache; // bytes -> what is known
 mod condition; // condition -> does it keep rows out
 mod draft; // findings -> analysis
@@ -57,7 +60,7 @@ pub enum Redaction {
     /// Every literal is a placeholder, comments are gone.
     #[default]
     Literals,
-    /// Literals that may be sensitive are placeholders. Until values are classed, that is every one of them.
+    /// Literals of a sensitive class are placeholders, by their value or by the column that they are for.
     Sensitive,
     /// The text as sent; only where a password can stand the literals are gone.
     None,
@@ -73,9 +76,9 @@ pub struct Text {
 /// What a text holds.
 enum Content {
     /// One statement: what its shape tells, and what only these literals tell.
-    One { shape: Arc<Shape>, own: OnceLock<Box<Analysis>> },
+    One { shape: Arc<Shape>, own: OnceLock<Box<Analysis>>, data: OnceLock<Arc<[DataClass]>> },
     /// None, or several.
-    Parts { parts: Box<[Arc<Text>]>, merged: OnceLock<Box<Analysis>> },
+    Parts { parts: Box<[Arc<Text>]>, merged: OnceLock<Box<Analysis>>, data: OnceLock<Arc<[DataClass]>> },
 }
 
 /// What texts share that differ in their literals' values only.
@@ -84,6 +87,8 @@ struct Shape {
     key: Box<[u8]>,
     /// `None` where what a text does depends on its literals: then each text has its own.
     analysis: OnceLock<Option<Box<Analysis>>>,
+    /// The classes that its names tell.
+    data: OnceLock<Arc<[DataClass]>>,
 }
 
 impl Keyed for Text {
@@ -267,7 +272,7 @@ impl Text {
     /// What it does; worked out at the first call. Several statements together do what each of them does.
     pub fn analysis(&self) -> &Analysis {
         match &self.content {
-            Content::One { shape, own } => {
+            Content::One { shape, own, .. } => {
                 let shared = shape.analysis.get_or_init(|| {
                     let found = understand::statement(self.dialect, &self.bytes);
                     if found.literal_bound {
@@ -282,7 +287,7 @@ impl Text {
                         .get_or_init(|| Box::new(understand::statement(self.dialect, &self.bytes).analysis)),
                 }
             }
-            Content::Parts { parts, merged } => {
+            Content::Parts { parts, merged, .. } => {
                 merged.get_or_init(|| Box::new(draft::merge(parts.iter().map(|part| part.analysis()))))
             }
         }
@@ -297,14 +302,59 @@ impl Text {
         }
     }
 
-    /// The text as a redaction setting allows it to be shown. Bytes that are not UTF-8 show as U+FFFD.
-    pub fn shown(&self, redaction: Redaction) -> Arc<str> {
-        let analysis = self.analysis();
-        if redaction == Redaction::None && !understand::may_hold_password(self.dialect, &self.bytes) {
-            return String::from_utf8_lossy(&self.bytes).into();
+    /// The classes of sensitive data that it touches, by the names in it and by its literals. Worked out at the first
+    /// call, with that call's catalogue: one set of texts goes with one catalogue.
+    pub fn data_classes(&self, catalog: &Catalog) -> &Arc<[DataClass]> {
+        match &self.content {
+            Content::One { shape, data, .. } => data.get_or_init(|| {
+                let analysis = self.analysis();
+                let names = shape.data.get_or_init(|| {
+                    let mut found = Found::default();
+                    sensitive::names_of(self.dialect, &self.bytes, analysis, catalog, &mut found);
+                    found.into()
+                });
+                let mut found = Found::default();
+                sensitive::literals(self.dialect, &self.bytes, analysis, &mut found);
+                if found.is_empty() {
+                    return Arc::clone(names);
+                }
+                let mut all = Found::default();
+                all.extend(names);
+                all.extend(found.as_slice());
+                all.into()
+            }),
+            Content::Parts { parts, data, .. } => data.get_or_init(|| {
+                let mut found = Found::default();
+                parts.iter().for_each(|part| found.extend(part.data_classes(catalog)));
+                found.into()
+            }),
         }
-        Arc::clone(&analysis.redacted)
     }
+
+    /// The column that parameter `number`, from 1, is for, where the text tells.
+    pub fn column_of_parameter(&self, number: usize) -> Option<String> {
+        sensitive::parameter(self.dialect, &self.bytes, self.analysis(), number)
+    }
+
+    /// The text as a redaction setting allows it to be shown, with what names alone tell about columns.
+    pub fn shown(&self, redaction: Redaction) -> Arc<str> {
+        self.shown_with(redaction, &Catalog::default())
+    }
+
+    /// The text as a redaction setting allows it to be shown. Bytes that are not UTF-8 show as U+FFFD.
+    pub fn shown_with(&self, redaction: Redaction, catalog: &Catalog) -> Arc<str> {
+        let analysis = self.analysis();
+        if redaction == Redaction::Literals || understand::may_hold_password(self.dialect, &self.bytes) {
+            return Arc::clone(&analysis.redacted);
+        }
+        let shown = sensitive::shown(self.dialect, &self.bytes, analysis, catalog, redaction);
+        String::from_utf8_lossy(shown.as_deref().unwrap_or(&self.bytes)).into()
+    }
+}
+
+/// What a string literal says, and any other literal as it is written.
+pub(crate) fn string_value(text: &[u8], token: token::Token) -> std::borrow::Cow<'_, str> {
+    feed::value(text, token)
 }
 
 /// Works out what a text does, outside any cache. Never fails: what is not understood makes it incomplete.
@@ -375,7 +425,7 @@ impl Texts {
                 let bytes = bytes.get(from..to).unwrap_or_default().trim_ascii().into();
                 cut.push(Arc::new(Text { dialect, bytes, content }));
             }
-            Content::Parts { parts: cut.into(), merged: OnceLock::new() }
+            Content::Parts { parts: cut.into(), merged: OnceLock::new(), data: OnceLock::new() }
         };
         tokens.clear();
         tokens.shrink_to(SCRATCH);
@@ -390,14 +440,18 @@ impl Texts {
         shape::write_key(text, &self.kept, &mut self.key);
         let hash = self.shapes.hash(&self.key);
         let shape = self.shapes.get(hash, dialect, &self.key).unwrap_or_else(|| {
-            let shape =
-                Arc::new(Shape { dialect, key: self.key.as_slice().into(), analysis: OnceLock::new() });
+            let shape = Arc::new(Shape {
+                dialect,
+                key: self.key.as_slice().into(),
+                analysis: OnceLock::new(),
+                data: OnceLock::new(),
+            });
             self.shapes.insert(hash, &shape);
             shape
         });
         self.kept.shrink_to(SCRATCH);
         self.key.shrink_to(SCRATCH * 8);
-        Content::One { shape, own: OnceLock::new() }
+        Content::One { shape, own: OnceLock::new(), data: OnceLock::new() }
     }
 }
 

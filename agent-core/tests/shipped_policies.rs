@@ -76,6 +76,7 @@ fn which_rule_speaks() {
                 ai_agent_name: agent,
                 identity_principal: "app",
                 analysis: &analysis,
+                data_classes: &[],
                 statement_complete: analysis.statement_complete,
             },
         );

@@ -49,6 +49,8 @@ pub struct Config {
     pub policies: PathBuf,
     /// Identity maps. Accepted, not used yet.
     pub identity: Option<PathBuf>,
+    /// File that declares which columns hold what class of sensitive data.
+    pub catalog: Option<PathBuf>,
     /// What events keep of texts and parameters.
     pub redaction: RedactionConfig,
     /// How connections are held. Accepted, not used yet.
@@ -134,6 +136,7 @@ impl Default for Config {
             capture: Capture::default(),
             policies: "/etc/weir/policies".into(),
             identity: None,
+            catalog: None,
             redaction: RedactionConfig::default(),
             gate: Gate::default(),
             listen: Listen::default(),

@@ -1,7 +1,7 @@
 //! Sockets -> processes, containers: who is at the client end.
 
 mod proc; // /proc/PID -> what a living process is
-mod redact; // arguments -> one line without secrets
+pub(crate) mod redact; // arguments -> one line without secrets
 mod users; // uid -> name
 pub mod container; // cgroup path -> container
 pub mod cgroup; // cgroup id -> container

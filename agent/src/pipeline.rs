@@ -360,6 +360,11 @@ impl FlowSink<'_> {
     /// Judges a statement by what it does and by who asks for it.
     fn judge(&self, analysis: &Analysis, statement: &Statement, actor: &Event) -> Verdict {
         let p = &self.state.event;
+        let data = if self.policies.needs_data() {
+            statement.data_classes(&self.recorder.catalog)
+        } else {
+            Arc::default()
+        };
         judge(
             self.policies,
             &Subject {
@@ -370,6 +375,7 @@ impl FlowSink<'_> {
                 ai_agent_name: &actor.ai_agent_name,
                 identity_principal: &actor.identity_principal,
                 analysis,
+                data_classes: &data,
                 statement_complete: statement.complete && analysis.statement_complete,
             },
         )

@@ -20,6 +20,7 @@ fn subject<'a>(analysis: &'a Analysis, agent: &'a str) -> Subject<'a> {
         ai_agent_name: agent,
         identity_principal: "joe@example.com",
         analysis,
+        data_classes: &[],
         statement_complete: analysis.statement_complete,
     }
 }

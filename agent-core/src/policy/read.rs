@@ -363,10 +363,13 @@ impl Reader<'_> {
                         "{what}: this build does not know workloads yet; match the actor, or leave it out"
                     ),
                 ),
-                _ => self.problem(
-                    value,
-                    format!("{what}: this build does not class data yet; name the relations instead"),
-                ),
+                _ => {
+                    let fields = self.fields(value, &what, &["classes"]);
+                    out.data = self.globs(field(&fields, "classes"), &format!("{what}.classes"));
+                    if out.data.is_empty() && !fields.is_empty() {
+                        self.problem(value, format!("{what}.classes is missing: write e.g. [card, iban]"));
+                    }
+                }
             }
         }
         out

@@ -20,7 +20,7 @@ spec:
     databse: {system: [postgresql]}
     statement: {effects: [delet, update], unbounded: 1}
     relations: [{name: "public.*", access: writes}]
-    data: {classes: [card]}
+    data: {clases: [card]}
   action: kil
 ---
 kind: DatabasePolicies
@@ -35,7 +35,7 @@ spec: {match: {}, onUnknow: alert}
             "p.yaml:8:27: spec.match.statement.effects cannot be 'delet'; did you mean 'delete'?",
             "p.yaml:8:54: spec.match.statement.unbounded must be true or false",
             "p.yaml:9:44: spec.match.relations.access cannot be 'writes'; did you mean 'write'?",
-            "p.yaml:10:11: spec.match.data: this build does not class data yet; name the relations instead",
+            "p.yaml:10:12: spec.match.data has no field 'clases'; did you mean 'classes'?",
             "p.yaml:11:11: spec.action cannot be 'kil'; did you mean 'kill'?",
             "p.yaml:13:7: kind cannot be 'DatabasePolicies'; did you mean 'DatabasePolicy'?",
             "p.yaml:14:11: metadata.name is missing: events name the rule by it",

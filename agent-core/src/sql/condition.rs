@@ -60,7 +60,7 @@ impl Folder<'_> {
             Expr::IsNotNull(e) | Expr::IsNotUnknown(e) => {
                 Some(Constant::Bool(self.fold(e)? != Constant::Null))
             }
-            Expr::IsNotDistinctFrom(a, b) if a == b && is_stable(a, 0) => Some(Constant::Bool(true)),
+            Expr::IsNotDistinctFrom(a, b) if same(a, b) && is_stable(a, 0) => Some(Constant::Bool(true)),
             Expr::IsDistinctFrom(a, b) | Expr::IsNotDistinctFrom(a, b) => {
                 let same = self.fold(a)? == self.fold(b)?;
                 Some(Constant::Bool(same == matches!(expr, Expr::IsNotDistinctFrom(..))))
@@ -146,7 +146,7 @@ impl Folder<'_> {
             _ => {
                 let reflexive =
                     matches!(op, BinaryOperator::Eq | BinaryOperator::GtEq | BinaryOperator::LtEq);
-                if reflexive && left == right && !is_literal(left) && is_stable(left, 0) {
+                if reflexive && same(left, right) && !is_literal(left) && is_stable(left, 0) {
                     return Some(Constant::Bool(true));
                 }
                 // Look at a literal only where the other side is constant too: `id = 5` must stay shareable.
@@ -159,7 +159,7 @@ impl Folder<'_> {
     }
 
     fn in_list(&mut self, expr: &Expr, list: &[Expr], negated: bool) -> Option<Constant> {
-        if list.iter().any(|e| e == expr && !is_literal(e) && is_stable(e, 0)) {
+        if list.iter().any(|e| same(e, expr) && !is_literal(e) && is_stable(e, 0)) {
             return Some(Constant::Bool(!negated));
         }
         if !is_constant(expr, 0) {
@@ -199,6 +199,19 @@ fn last(expr: &Expr) -> Option<&str> {
         Expr::Identifier(name) => Some(&name.value),
         Expr::CompoundIdentifier(parts) => parts.last().map(|p| p.value.as_str()),
         _ => None,
+    }
+}
+
+/// True for two ways to write one thing: `"id"` is `id`, and parentheses say nothing.
+fn same(a: &Expr, b: &Expr) -> bool {
+    match (a, b) {
+        (Expr::Nested(a), b) => same(a, b),
+        (a, Expr::Nested(b)) => same(a, b),
+        (Expr::Identifier(a), Expr::Identifier(b)) => a.value == b.value,
+        (Expr::CompoundIdentifier(a), Expr::CompoundIdentifier(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.value == b.value)
+        }
+        _ => a == b,
     }
 }
 
@@ -243,8 +256,8 @@ fn is_stable(expr: &Expr, depth: u32) -> bool {
 /// `x IS NULL OR x IS NOT NULL`, `c OR NOT c`.
 fn complementary(left: &Expr, right: &Expr) -> bool {
     let opposite = |a: &Expr, b: &Expr| match (a, b) {
-        (Expr::IsNull(x), Expr::IsNotNull(y)) => x == y,
-        (x, Expr::UnaryOp { op: UnaryOperator::Not, expr: y }) => x == &**y && is_stable(x, 0),
+        (Expr::IsNull(x), Expr::IsNotNull(y)) => same(x, y),
+        (x, Expr::UnaryOp { op: UnaryOperator::Not, expr: y }) => same(x, y) && is_stable(x, 0),
         _ => false,
     };
     opposite(left, right) || opposite(right, left)
@@ -290,6 +303,7 @@ fn apply(a: &Constant, op: &BinaryOperator, b: &Constant) -> Option<Constant> {
         BinaryOperator::LtEq => Constant::Bool(order()?.is_le()),
         BinaryOperator::Gt => Constant::Bool(order()?.is_gt()),
         BinaryOperator::GtEq => Constant::Bool(order()?.is_ge()),
+        BinaryOperator::Xor => Constant::Bool(truth(a)? != truth(b)?),
         BinaryOperator::Plus => Constant::Number(number(a)? + number(b)?),
         BinaryOperator::Minus => Constant::Number(number(a)? - number(b)?),
         BinaryOperator::Multiply => Constant::Number(number(a)? * number(b)?),

@@ -85,6 +85,18 @@ fn feed(dialect: Dialect, text: &[u8], kept: &[Kept]) -> Option<Vec<TokenWithSpa
     let mut i = 0;
     while let Some(token) = at(i) {
         let before = i.checked_sub(1);
+        if let Some(length) = modifiers(dialect, text, kept, i) {
+            // `DELETE t` of SQL Server is `DELETE FROM t`.
+            let verb = before.is_some_and(|b| word(b, "delete"));
+            i += length;
+            let named = at(i).is_some_and(|t| matches!(t.kind, Kind::Word | Kind::Name)) && !word(i, "from");
+            if dialect == Dialect::Tsql && verb && named && !from_follows(text, kept, i) {
+                put(Fed::make_word("from", None));
+            }
+            if length > 0 {
+                continue;
+            }
+        }
         let postgresql = dialect == Dialect::Postgresql;
         let step = if postgresql && token.kind == Kind::Word {
             rewrite(text, &word, &at, i, before)
@@ -108,6 +120,49 @@ fn feed(dialect: Dialect, text: &[u8], kept: &[Kept]) -> Option<Vec<TokenWithSpa
         i += if escaped { 3 } else { 1 };
     }
     Some(out)
+}
+
+/// How many words behind a verb say only how it is to be done: MySQL's `LOW_PRIORITY`, SQL Server's `TOP (n) PERCENT`,
+/// which takes some rows, no matter which. `None` where no verb of a change stands before.
+fn modifiers(dialect: Dialect, text: &[u8], kept: &[Kept], i: usize) -> Option<usize> {
+    let word = |i: usize, keyword: &str| kept.get(i).is_some_and(|k| k.token.is(text, keyword));
+    let kind = |i: usize| kept.get(i).map(|k| k.token.kind);
+    let verb = i.checked_sub(1)?;
+    if !["delete", "update", "insert", "replace"].iter().any(|v| word(verb, v))
+        || kind(verb) != Some(Kind::Word)
+    {
+        return None;
+    }
+    let mut end = i;
+    match dialect {
+        Dialect::Mysql if kind(i) == Some(Kind::Word) => {
+            while ["low_priority", "quick", "ignore", "delayed", "high_priority"].iter().any(|m| word(end, m))
+            {
+                end += 1;
+            }
+        }
+        Dialect::Tsql if word(i, "top") => {
+            end += 1;
+            if kind(end) == Some(Kind::Open) {
+                let closes = |k: &Kept| k.token.kind == Kind::Close;
+                end += kept.get(end..)?.iter().position(closes)? + 1;
+            } else {
+                end += 1;
+            }
+            end += usize::from(word(end, "percent"));
+        }
+        Dialect::Tsql => {}
+        _ => return None,
+    }
+    Some(end - i)
+}
+
+/// True where `FROM` stands behind the name: `DELETE a FROM t AS a`.
+fn from_follows(text: &[u8], kept: &[Kept], mut i: usize) -> bool {
+    while kept.get(i + 1).is_some_and(|k| k.token.kind == Kind::Dot) {
+        i += 2;
+    }
+    kept.get(i + 1).is_some_and(|k| k.token.is(text, "from"))
 }
 
 enum Rewrite {
@@ -146,7 +201,9 @@ fn rewrite(
         return if ends { Rewrite::Nothing } else { Rewrite::Keep };
     }
     let only = token.is(text, "only")
-        && (after(&["from", "join", "update", "into", "using"]) || after_kind(Kind::Comma))
+        && (after(&["from", "join", "update", "into", "using"])
+            || after_kind(Kind::Comma)
+            || after_kind(Kind::Open))
         && next_is_name;
     let cursor = token.is(text, "current") && word(i + 1, "of") && after(&["where"])
         || token.is(text, "of")
@@ -204,6 +261,9 @@ fn translate(dialect: Dialect, text: &[u8], token: Token, escape: char) -> Optio
         Kind::Bits => Fed::SingleQuotedByteStringLiteral(value(text, token).into_owned()),
         Kind::Number => Fed::Number(String::from_utf8_lossy(bytes).into_owned(), false),
         Kind::Parameter => Fed::Placeholder(String::from_utf8_lossy(bytes).into_owned()),
+        // Unless PIPES_AS_CONCAT is set, and then a text is true where it is a number.
+        Kind::Operator if dialect == Dialect::Mysql && bytes == b"||" => Fed::make_word("or", None),
+        Kind::Operator if dialect == Dialect::Mysql && bytes == b"&&" => Fed::make_word("and", None),
         Kind::Operator => operator(bytes)?,
         Kind::Open => Fed::LParen,
         Kind::Close => Fed::RParen,

@@ -3,8 +3,8 @@
 //! PostgreSQL: manual chapters 9.28 (administration functions), 33 (large objects), the contrib modules adminpack,
 //! dblink, postgres_fdw, tablefunc, and the extensions that hosts ship (aws_s3, pg_cron).
 
-use super::Effect;
 use super::draft::Draft;
+use super::{Dialect, Effect};
 
 /// What the arguments of a function mean.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,8 +152,64 @@ static FUNCTIONS: &[Known] = &[
     plain("xp_cmdshell", &[Effect::Program]),
 ];
 
+const FETCH: &[Effect] = &[Effect::CopyIn];
+
+/// ClickHouse's table functions that reach out of the server (manual, "Table Functions"). What is inserted into one
+/// leaves; that is noted where the insert is read.
+static CLICKHOUSE: &[Known] = &[
+    plain("file", FILE),
+    plain("fileCluster", FILE),
+    plain("url", FETCH),
+    plain("urlCluster", FETCH),
+    plain("s3", FETCH),
+    plain("s3Cluster", FETCH),
+    plain("gcs", FETCH),
+    plain("oss", FETCH),
+    plain("cosn", FETCH),
+    plain("hdfs", FETCH),
+    plain("hdfsCluster", FETCH),
+    plain("azureBlobStorage", FETCH),
+    plain("azureBlobStorageCluster", FETCH),
+    plain("deltaLake", FETCH),
+    plain("hudi", FETCH),
+    plain("iceberg", FETCH),
+    plain("remote", FETCH),
+    plain("remoteSecure", FETCH),
+    plain("mysql", FETCH),
+    plain("postgresql", FETCH),
+    plain("mongodb", FETCH),
+    plain("redis", FETCH),
+    plain("sqlite", FILE),
+    plain("jdbc", FETCH),
+    plain("odbc", FETCH),
+    plain("executable", &[Effect::Program]),
+];
+
+/// SQL Server's rowset functions. A remote query may do anything over there.
+static TSQL: &[Known] = &[
+    runs("openrowset", REMOTE),
+    plain("openrowset_bulk", FILE),
+    runs("openquery", REMOTE),
+    plain("opendatasource", REMOTE),
+];
+
+/// True for the name of one of SQL Server's rowset functions.
+pub(super) fn is_rowset(name: &sqlparser::ast::ObjectName) -> bool {
+    let own = name.0.last().and_then(|part| part.as_ident());
+    own.is_some_and(|own| TSQL.iter().any(|known| known.name.eq_ignore_ascii_case(&own.value)))
+}
+
 /// The effects of calling a function, by its name without the schema, and what its arguments mean.
-pub(super) fn called(name: &str, schema: Option<&str>, draft: &mut Draft) -> Arguments {
+pub(super) fn called(name: &str, schema: Option<&str>, dialect: Dialect, draft: &mut Draft) -> Arguments {
+    let own: &[Known] = match dialect {
+        Dialect::Clickhouse => CLICKHOUSE,
+        Dialect::Tsql => TSQL,
+        Dialect::Postgresql | Dialect::Mysql => &[],
+    };
+    if let Some(known) = own.iter().find(|known| known.name.eq_ignore_ascii_case(name)) {
+        known.effects.iter().for_each(|&effect| draft.effect(effect));
+        return known.arguments;
+    }
     let qualified = match (schema, name) {
         (Some("aws_lambda"), "invoke") => "aws_lambda_invoke",
         (Some("cron"), "schedule") => "schedule_in_database",

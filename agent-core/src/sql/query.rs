@@ -161,8 +161,19 @@ impl Walk<'_> {
         if insert.replace_into {
             self.draft.effect(Effect::Delete);
         }
-        if let TableObject::TableName(name) = &insert.table {
-            self.written.push(address(name));
+        match &insert.table {
+            TableObject::TableName(name) if self.dialect == Dialect::Tsql && function::is_rowset(name) => {
+                // `INSERT INTO OPENROWSET(...)`, which the parser takes for a table with columns.
+                self.skipped.push(address(name));
+                self.function(name, &[]);
+                self.draft.incomplete = true;
+            }
+            TableObject::TableName(name) => self.written.push(address(name)),
+            TableObject::TableFunction(function) => {
+                self.draft.effect(Effect::CopyOut); // to a file, a bucket or another server
+                self.called(function);
+            }
+            TableObject::TableQuery(_) => {}
         }
         match &insert.on {
             Some(OnInsert::DuplicateKeyUpdate(_)) => self.draft.effect(Effect::Update),
@@ -205,6 +216,14 @@ impl Walk<'_> {
         }
     }
 
+    fn called(&mut self, Function { name, args, .. }: &Function) {
+        let list = match args {
+            FunctionArguments::List(FunctionArgumentList { args, .. }) => args.as_slice(),
+            FunctionArguments::None | FunctionArguments::Subquery(_) => &[],
+        };
+        self.function(name, list);
+    }
+
     fn function(&mut self, name: &ObjectName, arguments: &[FunctionArg]) {
         let part = |at: usize| name.0.get(at).and_then(|p| p.as_ident()).map(|i| i.value.as_str());
         let Some(last) = name.0.len().checked_sub(1) else { return };
@@ -217,7 +236,7 @@ impl Walk<'_> {
         } else {
             own
         };
-        let meaning = function::called(own, schema, self.draft);
+        let meaning = function::called(own, schema, self.dialect, self.draft);
         if meaning == Arguments::Plain {
             return;
         }
@@ -350,7 +369,7 @@ impl Visitor for Walk<'_> {
                     }
                 }
                 for name in &delete.tables {
-                    self.written.push(address(name));
+                    self.relation(&aliased(&object_name(name), from), Access::Write);
                 }
                 let all = self.keeps_all(delete.selection.as_ref(), target.as_deref());
                 self.draft.unbounded |= all && delete.limit.is_none() && !from.iter().any(bounded_by_join);
@@ -390,15 +409,25 @@ impl Visitor for Walk<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let Expr::Function(Function { name, args, .. }) = expr {
-            let list = match args {
-                FunctionArguments::List(FunctionArgumentList { args, .. }) => args.as_slice(),
-                FunctionArguments::None | FunctionArguments::Subquery(_) => &[],
-            };
-            self.function(name, list);
+        if let Expr::Function(function) = expr {
+            self.called(function);
         }
         ControlFlow::Continue(())
     }
+}
+
+/// The relation behind a name in `DELETE name FROM relation AS name ...`.
+fn aliased(name: &str, from: &[TableWithJoins]) -> String {
+    let factors =
+        from.iter().flat_map(|t| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)));
+    for factor in factors {
+        if let TableFactor::Table { name: own, alias: Some(alias), .. } = factor
+            && alias.name.value == name
+        {
+            return object_name(own);
+        }
+    }
+    name.to_owned()
 }
 
 /// MySQL's `UPDATE a JOIN b ON ...`: an inner join with a condition leaves rows out.

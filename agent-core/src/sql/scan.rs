@@ -3,10 +3,10 @@
 //! Also reads program bodies (`DO`) and texts that a statement runs (`dblink`, `EXECUTE '...'`): each piece that a
 //! grammar understands is read by it, the rest by its verbs.
 
-use super::draft::Draft;
+use super::draft::{Draft, Effects};
 use super::shape::{self, Kept};
 use super::token::{self, Kind};
-use super::utility::Words;
+use super::utility::{Words, clickhouse, tsql};
 use super::{Access, Dialect, Effect, condition, feed, function, understand};
 
 /// How often each token may be looked at, on average, by pieces that are offered to the grammars and by searches for
@@ -18,8 +18,26 @@ pub(super) fn statement(dialect: Dialect, text: &[u8], kept: &[Kept], depth: u8)
     let mut draft = Draft { incomplete: true, literal_bound: true, depth, ..Draft::default() };
     let words = Words { dialect, text, kept, at: 0, depth };
     draft.operation = operation(&words);
+    let bare = procedure(&words);
+    if dialect == Dialect::Clickhouse
+        && let Some(at) = understand::settings(text, kept)
+    {
+        clickhouse::settings(&Words { at, ..Words::of(&words) }, &mut draft);
+    }
     Scan::new(words).run(&mut draft, true);
+    if let Some(name) = bare.filter(|_| draft.effects == Effects::default()) {
+        draft.effect(Effect::Execute);
+        tsql::procedure(&name, &mut draft);
+    }
     draft
+}
+
+/// The procedure that SQL Server runs where a batch begins with a name: `xp_cmdshell 'dir'`.
+fn procedure(words: &Words<'_>) -> Option<String> {
+    if words.dialect != Dialect::Tsql || words.is(0, "set") {
+        return None;
+    }
+    Words { at: 0, ..Words::of(words) }.name()
 }
 
 /// Scans the body of a program, or a text that is run.
@@ -52,7 +70,7 @@ pub(super) fn executed(words: &mut Words<'_>, draft: &mut Draft) {
         let Some(Kept { token, .. }) = words.kept.get(at).copied() else { break };
         match token.kind {
             Kind::Semicolon => break,
-            Kind::Operator if token.of(words.text) == b"||" => {}
+            Kind::Operator if matches!(token.of(words.text), b"||" | b"+") => {}
             kind if kind.is_literal() && kind != Kind::Number => {
                 said.push_str(&feed::value(words.text, token));
                 known = true;
@@ -86,7 +104,13 @@ fn call(words: &Words<'_>, at: usize, draft: &mut Draft) {
     let schema =
         at.checked_sub(2).filter(|_| words.kind(at - 1) == Some(Kind::Dot)).and_then(|s| words.kept.get(s));
     let schema = schema.map(|k| String::from_utf8_lossy(k.token.of(words.text)).to_ascii_lowercase());
-    match function::called(&name, schema.as_deref(), draft) {
+    let bulk = words.is(at + 2, "bulk"); // OPENROWSET(BULK 'file', ...)
+    match function::called(
+        if bulk { "openrowset_bulk" } else { &name },
+        schema.as_deref(),
+        words.dialect,
+        draft,
+    ) {
         function::Arguments::Plain => {}
         function::Arguments::Setting => {
             draft.literal_bound = true;
@@ -357,7 +381,9 @@ impl<'a> Scan<'a> {
             }
             "update" => {
                 words.eat("only");
-                if gap || next(words, named) && !words.any(words.at, &["set", "of", "on", "as"]) {
+                if words.is(words.at, "set") && words.any(at.wrapping_sub(1), &["do", "then"]) {
+                    draft.effect(Effect::Update); // ON CONFLICT DO UPDATE, MERGE ... WHEN MATCHED THEN UPDATE
+                } else if gap || next(words, named) && !words.any(words.at, &["set", "of", "on", "as"]) {
                     draft.effect(Effect::Update);
                     write(words, draft);
                     draft.unbounded |= !affordable || unbounded(words);

@@ -5,6 +5,8 @@ use std::ops::Range;
 use super::Dialect;
 use super::token::{Kind, Token};
 
+mod batch; // words of a batch -> where the next statement begins
+
 /// Ranges of tokens, one for each statement, without the semicolons. Empty statements yield nothing.
 ///
 /// PostgreSQL: semicolons inside parentheses (`CREATE RULE ... DO (a; b)`) and inside the body of
@@ -14,22 +16,30 @@ pub fn split(dialect: Dialect, text: &[u8], tokens: &[Token]) -> Vec<Range<usize
     let mut start = 0;
     let mut parentheses = 0u32;
     let mut blocks = 0u32;
+    let mut batch = batch::Batch::default();
     for (i, token) in tokens.iter().enumerate() {
         match token.kind {
             Kind::Open => parentheses = parentheses.saturating_add(1),
             Kind::Close => parentheses = parentheses.saturating_sub(1),
-            Kind::Semicolon if parentheses == 0 && blocks == 0 => {
+            Kind::Semicolon if parentheses == 0 && blocks == 0 && !batch.is_whole() => {
                 if start < i {
                     parts.push(start..i);
                 }
                 start = i + 1;
+                batch.end();
             }
             Kind::Word if parentheses == 0 => {
                 let next = tokens.get(i + 1).copied();
                 match dialect {
                     Dialect::Postgresql => atomic(text, tokens, start, i, &mut blocks),
                     Dialect::Mysql => stored(text, tokens, start, i, next, &mut blocks),
-                    Dialect::Tsql | Dialect::Clickhouse => {}
+                    Dialect::Tsql => {
+                        if batch.begins(text, tokens, start, i) {
+                            parts.push(start..i);
+                            start = i;
+                        }
+                    }
+                    Dialect::Clickhouse => {}
                 }
             }
             _ => {}

@@ -3,7 +3,7 @@
 use super::draft::Draft;
 use super::shape::{self, Kept};
 use super::token::{self, Kind};
-use super::{Analysis, Dialect, feed, query, scan, split, utility};
+use super::{Analysis, Dialect, Effect, feed, query, scan, split, utility};
 
 /// What one statement does, and whether that holds for these literals only.
 pub(super) struct Found {
@@ -48,10 +48,78 @@ pub(super) fn strict(dialect: Dialect, text: &[u8], kept: &[Kept], depth: u8) ->
     if !starts_query(text, kept) {
         return None;
     }
+    let mut draft = Draft { depth, ..Draft::default() };
+    let own = tail(dialect, text, kept, &mut draft);
+    let kept = own.as_deref().unwrap_or(kept);
     feed::statement(dialect, text, kept, |statement| {
-        let mut draft = Draft { depth, ..Draft::default() };
         query::read(dialect, statement, &mut draft).then_some(draft)
     })?
+}
+
+/// The statement without the clauses that the parser does not know; what they do is noted.
+/// MySQL: `INTO OUTFILE 'file'` with its format. ClickHouse: that, and `SETTINGS name = value`.
+fn tail(dialect: Dialect, text: &[u8], kept: &[Kept], draft: &mut Draft) -> Option<Vec<Kept>> {
+    const FORMAT: &[&str] = &[
+        "character",
+        "set",
+        "charset",
+        "fields",
+        "columns",
+        "terminated",
+        "enclosed",
+        "escaped",
+        "optionally",
+        "by",
+        "lines",
+        "starting",
+        "and",
+        "stdout",
+        "append",
+        "truncate",
+        "compression",
+        "level",
+    ];
+    if !matches!(dialect, Dialect::Mysql | Dialect::Clickhouse) {
+        return None;
+    }
+    let is = |at: usize, words: &[&str]| {
+        kept.get(at).is_some_and(|k| words.iter().any(|word| k.token.is(text, word)))
+    };
+    let mut cut = None;
+    if dialect == Dialect::Clickhouse
+        && let Some(at) = settings(text, kept)
+    {
+        let words = utility::Words { dialect, text, kept, at, depth: 0 };
+        utility::clickhouse::settings(&words, draft);
+        let end = (at..kept.len()).find(|&end| is(end, &["format", "into"])).unwrap_or(kept.len());
+        cut = Some(at..end);
+    }
+    if let Some(from) = (1..kept.len()).find(|&at| is(at, &["into"]) && is(at + 1, &["outfile", "dumpfile"]))
+    {
+        draft.effect(Effect::CopyOut);
+        if dialect == Dialect::Mysql {
+            draft.effect(Effect::File); // of the server; ClickHouse's client writes it
+        }
+        let mut end = from + 2;
+        while kept.get(end).is_some_and(|k| k.token.kind.is_literal())
+            || is(end, FORMAT)
+            || is(end - 1, &["set", "charset"])
+        {
+            end += 1;
+        }
+        cut = Some(from..end);
+    }
+    let cut = cut?;
+    let behind = kept.get(cut.end..).unwrap_or_default();
+    Some(kept.get(..cut.start)?.iter().chain(behind).copied().collect())
+}
+
+/// Where ClickHouse's `SETTINGS name = value` begins.
+pub(super) fn settings(text: &[u8], kept: &[Kept]) -> Option<usize> {
+    (1..kept.len()).find(|&at| {
+        let equals = kept.get(at + 2).is_some_and(|k| k.token.of(text) == b"=");
+        equals && kept.get(at).is_some_and(|k| k.token.is(text, "settings"))
+    })
 }
 
 /// True where the first word, behind any parentheses, opens a query.

@@ -8,8 +8,10 @@ use super::shape::Kept;
 use super::token::Kind;
 use super::{Access, Dialect, Effect, feed, function, scan, understand};
 
+pub(super) mod clickhouse; // what only ClickHouse has
 mod mysql; // what only MySQL has
 mod object; // CREATE, ALTER, DROP, GRANT and their objects
+pub(super) mod tsql; // what only SQL Server has
 
 /// Reads a utility statement; `None` where its first words are not known.
 pub(super) fn read(dialect: Dialect, text: &[u8], kept: &[Kept], depth: u8) -> Option<Draft> {
@@ -17,6 +19,12 @@ pub(super) fn read(dialect: Dialect, text: &[u8], kept: &[Kept], depth: u8) -> O
     let mut draft = Draft { depth, ..Draft::default() };
     let verb = words.next_word()?.to_ascii_lowercase();
     if dialect == Dialect::Mysql && mysql::read(&verb, &mut words, &mut draft) {
+        return Some(draft);
+    }
+    if dialect == Dialect::Clickhouse && clickhouse::read(&verb, &mut words, &mut draft) {
+        return Some(draft);
+    }
+    if dialect == Dialect::Tsql && tsql::read(&verb, &mut words, &mut draft) {
         return Some(draft);
     }
     draft.operation = verb.to_ascii_uppercase();
@@ -154,6 +162,11 @@ pub(super) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    /// The same walk again.
+    pub(super) fn of(other: &Words<'a>) -> Self {
+        Words { ..*other }
+    }
+
     pub(super) fn kind(&self, at: usize) -> Option<Kind> {
         self.kept.get(at).map(|k| k.token.kind)
     }
@@ -214,6 +227,11 @@ impl<'a> Words<'a> {
             }
             out.push('.');
             self.at += 1;
+            // SQL Server's `master..t`: the default schema.
+            if self.kind(self.at) == Some(Kind::Dot) && self.dialect == Dialect::Tsql {
+                out.push('.');
+                self.at += 1;
+            }
         }
     }
 
@@ -411,6 +429,10 @@ fn maintain(verb: &str, words: &mut Words<'_>, draft: &mut Draft) -> Option<()> 
         _ => {}
     }
     words.eat("concurrently");
+    // `CLUSTER index ON table`, as it was written before 8.4.
+    if verb == "cluster" && words.is(words.at + 1, "on") {
+        words.at += 2;
+    }
     if words.at < words.kept.len() {
         let access = if verb.starts_with("analy") { Access::Read } else { Access::Write };
         object::relations(words, draft, access)?;

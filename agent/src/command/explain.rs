@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use agent_core::event::DataClass;
 use agent_core::policy::nearest;
-use agent_core::sql::{Analysis, Dialect, Effect, Relation, Texts};
+use agent_core::sensitive::Catalog;
+use agent_core::sql::{Dialect, Effect, Relation, Text, Texts};
 use serde::{Deserialize, Serialize};
 
 /// Say what a statement does: operation, effects, relations, whether it is bounded, its fingerprint.
@@ -59,8 +60,9 @@ struct Answer<'a> {
     data_classes: &'a [DataClass],
 }
 
-impl<'a> From<&'a Analysis> for Answer<'a> {
-    fn from(analysis: &'a Analysis) -> Self {
+impl<'a> From<&'a Text> for Answer<'a> {
+    fn from(text: &'a Text) -> Self {
+        let analysis = text.analysis();
         Answer {
             statement_effects: &analysis.statement_effects,
             statement_relations: &analysis.statement_relations,
@@ -69,7 +71,7 @@ impl<'a> From<&'a Analysis> for Answer<'a> {
             db_operation_name: &analysis.db_operation_name,
             db_query_summary: &analysis.db_query_summary,
             db_query_fingerprint: &analysis.db_query_fingerprint,
-            data_classes: &[],
+            data_classes: text.data_classes(&Catalog::default()),
         }
     }
 }
@@ -90,7 +92,7 @@ impl Args {
             texts
                 .iter()
                 .flat_map(|text| known.intern(self.dialect, text.as_bytes()).parts().to_vec())
-                .try_for_each(|part| describe(part.analysis(), &mut out))
+                .try_for_each(|part| describe(&part, &mut out))
                 .map(|()| ExitCode::SUCCESS)
         };
         match done {
@@ -120,7 +122,7 @@ fn lines(
             Ok(texts.intern(dialect, question.text.as_bytes()))
         });
         match asked {
-            Ok(text) => serde_json::to_writer(&mut *out, &Answer::from(text.analysis()))?,
+            Ok(text) => serde_json::to_writer(&mut *out, &Answer::from(&*text))?,
             Err(error) => {
                 code = ExitCode::FAILURE;
                 let error =
@@ -135,7 +137,8 @@ fn lines(
 }
 
 /// For people.
-fn describe(analysis: &Analysis, out: &mut impl std::io::Write) -> std::io::Result<()> {
+fn describe(text: &Text, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    let analysis = text.analysis();
     let effects: Vec<&str> = analysis.statement_effects.iter().map(|effect| effect.name()).collect();
     writeln!(out, "{}", analysis.redacted)?;
     writeln!(out, "  summary      {}", analysis.db_query_summary)?;
@@ -144,6 +147,10 @@ fn describe(analysis: &Analysis, out: &mut impl std::io::Write) -> std::io::Resu
         let label = if i == 0 { "relations" } else { "" };
         let access = format!("{:?}", relation.access).to_lowercase();
         writeln!(out, "  {label:<12} {} ({access})", relation.name)?;
+    }
+    for (i, data) in text.data_classes(&Catalog::default()).iter().enumerate() {
+        let label = if i == 0 { "data" } else { "" };
+        writeln!(out, "  {label:<12} {} ({})", data.column, data.class)?;
     }
     if analysis.statement_unbounded {
         writeln!(out, "  unbounded    its condition keeps no row out")?;

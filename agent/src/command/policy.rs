@@ -103,6 +103,7 @@ fn verdict(policies: &Policies, event: &Event) -> Verdict {
         ai_agent_name: &event.ai_agent_name,
         identity_principal: &event.identity_principal,
         analysis: &analysis,
+        data_classes: &event.data_classes,
         statement_complete: event.statement_complete,
     };
     judge(policies, &subject)

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_core::event::{Event, EventKind};
 use agent_core::segment::{Endpoint, Nanos};
+use agent_core::sensitive::Catalog;
 use anyhow::Context as _;
 
 use super::session;
@@ -65,6 +66,7 @@ impl Args {
 
         let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
         recorder.redaction_by_database.clone_from(&config.redaction.databases);
+        recorder.catalog = Arc::new(catalog(config.catalog.as_deref())?);
         let to = Arc::clone(&store);
         let output = Box::new(move |event: &Event| {
             // A full queue is counted there, and becomes an event of its own.
@@ -149,6 +151,17 @@ fn gate(state: &Path, engine: Option<&Supervisor>) -> anyhow::Result<Gate> {
         gate.spare_endpoint(Endpoint { address: address.ip(), port: address.port() });
     }
     Ok(gate)
+}
+
+/// Reads the declared columns; all that is wrong with them is said at once.
+fn catalog(file: Option<&Path>) -> anyhow::Result<Catalog> {
+    let Some(file) = file else { return Ok(Catalog::default()) };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read {}; set another `catalog`, or none", file.display()))?;
+    Catalog::read(&file.display().to_string(), &text).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", problems.join("; "))
+    })
 }
 
 /// The embedded engine, as a child process that is looked after.

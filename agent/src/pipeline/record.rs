@@ -7,6 +7,7 @@ use agent_core::exchange::{Parameter, Statement};
 use agent_core::identity::{Claim, Identity};
 use agent_core::judge::Verdict;
 use agent_core::segment::Nanos;
+use agent_core::sensitive::{Catalog, has_password, is_sensitive};
 use agent_core::sql::{Analysis, Redaction};
 
 /// Makes UUIDs of version 7 (RFC 9562): the time of the event, then 32 random bits of this run, then a counter.
@@ -46,6 +47,8 @@ pub struct Recorder {
     pub redaction: Redaction,
     /// The same for single databases, by name.
     pub redaction_by_database: std::collections::BTreeMap<String, Redaction>,
+    /// Columns that somebody declared as sensitive.
+    pub catalog: Arc<Catalog>,
     placeholder: Arc<str>,
     /// What is known of a text that was never seen.
     nothing: Analysis,
@@ -60,6 +63,7 @@ impl Recorder {
             host_name: host_name.into(),
             redaction,
             redaction_by_database: std::collections::BTreeMap::new(),
+            catalog: Arc::default(),
             placeholder: "?".into(),
             nothing: Analysis::default(),
         }
@@ -105,7 +109,7 @@ impl Recorder {
             let own = text.analysis();
             // What an EXECUTE does is what the statement behind the name does.
             let meant = statement.prepared.as_ref().map_or(own, |prepared| prepared.analysis());
-            put(&mut event.db_query_text, &text.shown(redaction));
+            put(&mut event.db_query_text, &text.shown_with(redaction, &self.catalog));
             understood(event, own, meant);
             event.statement_complete = statement.complete && meant.statement_complete;
         } else {
@@ -119,9 +123,15 @@ impl Recorder {
                 event.statement_effects = call.statement_effects;
             }
         }
+        put(&mut event.data_classes, &statement.data_classes(&self.catalog));
         event.db_query_parameters.clear();
-        for parameter in &statement.parameters {
-            event.db_query_parameters.push(self.parameter(parameter, redaction));
+        for (number, parameter) in (1..).zip(&statement.parameters) {
+            let shown = match redaction {
+                Redaction::Literals => Arc::clone(&self.placeholder),
+                Redaction::Sensitive if self.belongs(statement, number) => Arc::clone(&self.placeholder),
+                _ => self.parameter(parameter, redaction),
+            };
+            event.db_query_parameters.push(shown);
         }
         if let Some(batch) = statement.batch {
             event.batch_id = format!("{:x}-{:x}", event.session_id, batch.id).into();
@@ -162,13 +172,22 @@ impl Recorder {
         }
     }
 
+    /// True where the text binds the parameter to a column of a sensitive class.
+    fn belongs(&self, statement: &Statement, number: usize) -> bool {
+        let column = statement.text.as_ref().and_then(|text| text.column_of_parameter(number));
+        column.is_some_and(|column| {
+            let (relation, name) = column.rsplit_once('.').unwrap_or(("", &column));
+            self.catalog.column(&std::iter::once(relation), name).is_some()
+        })
+    }
+
     fn parameter(&self, parameter: &Parameter, redaction: Redaction) -> Arc<str> {
-        if redaction != Redaction::None {
-            return Arc::clone(&self.placeholder);
-        }
         match parameter {
             Parameter::Null => "NULL".into(),
-            Parameter::Text(text) => text.as_ref().into(),
+            Parameter::Text(text) => {
+                let goes = if redaction == Redaction::None { has_password(text) } else { is_sensitive(text) };
+                if goes { Arc::clone(&self.placeholder) } else { text.as_ref().into() }
+            }
             Parameter::Binary(bytes) => {
                 use std::fmt::Write as _;
                 let mut hex = String::with_capacity(2 + 2 * bytes.len());
@@ -297,5 +316,93 @@ mod tests {
         assert_eq!(a >> 80, 1, "milliseconds lead");
         assert!(a < b && b < c);
         assert_eq!((a >> 64 & 0xfff) << 20 | (a >> 42 & 0xf_ffff), 0xdead_beef);
+    }
+
+    /// What must never be found in an event.
+    const PLANTED: &[&str] = &[
+        "hunter2",
+        "4111111111111111",
+        "5500-0000-0000-0004",
+        "joe@secret.example",
+        "AKIAIOSFODNN7EXAMPLE",
+        "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+        "DE89370400440532013000",
+        "219-09-9999",
+    ];
+
+    fn told(redaction: Redaction, text: &str, parameters: Vec<Parameter>) -> String {
+        let mut recorder = Recorder::new("a", "h", redaction);
+        let text =
+            agent_core::sql::Texts::default().intern(agent_core::sql::Dialect::Postgresql, text.as_bytes());
+        let statement =
+            Statement { text: Some(text), parameters, status: "23505".into(), ..Statement::default() };
+        let mut event = Event::default();
+        recorder.statement(&mut event, &statement, None);
+        serde_json::to_string(&event).unwrap() + &format!("{statement:?}{recorder:?}")
+    }
+
+    #[test]
+    fn no_planted_secret_is_told_by_default() {
+        for secret in PLANTED {
+            for text in [
+                format!("SELECT '{secret}'"),
+                format!("INSERT INTO t (a) VALUES ('{secret}'), ('x') -- {secret}"),
+                format!("UPDATE t /* {secret} */ SET a = $${secret}$$ WHERE b = E'{secret}'"),
+                format!("ALTER ROLE joe PASSWORD '{secret}'"),
+                format!("SELECT dblink_connect('password={secret}')"),
+                format!("DO $x$ BEGIN EXECUTE '{secret}'; END $x$"),
+                format!("selekt '{secret}"),
+                format!("COPY t FROM PROGRAM 'curl -u {secret}'"),
+            ] {
+                let told = told(Redaction::Literals, &text, vec![Parameter::Text((*secret).into())]);
+                assert!(!told.contains(secret), "{told}");
+            }
+            let line = crate::identify::redact::command_line(&["psql", "-c", &format!("SELECT '{secret}'")]);
+            assert!(!line.contains(secret), "{line}");
+            let line = crate::identify::redact::command_line(&["app", "--password", secret]);
+            assert!(!line.contains(secret), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_sensitive_goes_where_only_that_does() {
+        for secret in PLANTED.iter().filter(|s| **s != "hunter2") {
+            let parameters = vec![Parameter::Text((*secret).into()), Parameter::Text("plain".into())];
+            let told =
+                told(Redaction::Sensitive, &format!("SELECT 'plain', '{secret}' -- {secret}"), parameters);
+            assert!(!told.contains(secret) && told.matches("plain").count() == 2, "{told}");
+        }
+        // By the column that a value is for, whatever it looks like.
+        let parameters = vec![Parameter::Text("hunter2".into())];
+        let told = told(
+            Redaction::Sensitive,
+            "UPDATE users SET password = $1 WHERE pin_code = 'hunter2'",
+            parameters,
+        );
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+
+    #[test]
+    fn passwords_go_whatever_the_setting() {
+        for redaction in [Redaction::None, Redaction::Sensitive, Redaction::Literals] {
+            for text in [
+                "CREATE USER joe PASSWORD 'hunter2'",
+                "alter role joe with encrypted password $$hunter2$$",
+                "CREATE SUBSCRIPTION s CONNECTION 'host=a password=hunter2' PUBLICATION p",
+                "SELECT 'postgres://joe:hunter2@db/shop'",
+                "SELECT connect('host=a password=hunter2') -- password=hunter2",
+            ] {
+                let parameters = vec![Parameter::Text("host=a password=hunter2".into())];
+                let told = told(redaction, text, parameters);
+                assert!(!told.contains("hunter2"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn classes_are_told_without_values() {
+        let parameters = vec![Parameter::Text("4111111111111111".into())];
+        let told = told(Redaction::Literals, "INSERT INTO pay (pan) VALUES ($1)", parameters);
+        assert!(told.contains(r#""data_classes":[{"class":"card","column":"pay.pan"}]"#), "{told}");
     }
 }

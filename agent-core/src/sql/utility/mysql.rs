@@ -85,6 +85,8 @@ fn set(words: &mut Words<'_>, draft: &mut Draft) -> bool {
     for at in words.at..words.kept.len() {
         let token =
             words.kept.get(at).map(|k| k.token.of(words.text).to_ascii_lowercase()).unwrap_or_default();
+        // `sql_log_bin` in backticks is the same.
+        let token: Vec<u8> = token.into_iter().filter(|b| *b != b'`').collect();
         let global = words.any(at, &["global", "persist", "persist_only"])
             || [b"@@global".as_slice(), b"@@persist", b"@@persist_only"].contains(&token.as_slice());
         let guard = [b"sql_log_bin".as_slice(), b"sql_log_off", b"general_log", b"@@sql_log_bin"]

@@ -230,7 +230,10 @@ pub(super) fn create(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
             if let Some(name) = words.name() {
                 draft.mention(&name);
             }
-            if class == Class::Routine && words.has(&["security", "definer"]) {
+            let loads = ["c", "internal", "plpythonu", "plpython3u", "plperlu", "pltclu"];
+            let code =
+                words.has(&["soname"]) || loads.iter().any(|language| words.has(&["language", language]));
+            if class == Class::Routine && (code || words.has(&["security", "definer"])) {
                 draft.effect(Effect::Admin);
             }
         }
@@ -343,6 +346,9 @@ pub(super) fn alter(words: &mut Words<'_>, draft: &mut Draft) -> Option<()> {
             if drops_data(words) {
                 draft.effect(Effect::Drop);
             }
+            if words.has(&["truncate", "partition"]) {
+                draft.effect(Effect::Truncate);
+            }
             scan::functions(words, draft);
         }
         Class::Attached => {
@@ -387,9 +393,16 @@ fn drops_data(words: &Words<'_>) -> bool {
         "foreign",
         "check",
     ];
+    let mut depth = 0usize;
     (words.at..words.kept.len()).any(|at| {
+        match words.kind(at) {
+            Some(Kind::Open) => depth += 1,
+            Some(Kind::Close) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
         let begins = at == words.at || words.kind(at - 1) == Some(Kind::Comma);
-        begins && words.is(at, "drop") && !words.any(at + 1, HARMLESS)
+        // `OPTIONS (ADD a, DROP b)` is about options.
+        depth == 0 && begins && words.is(at, "drop") && !words.any(at + 1, HARMLESS)
     })
 }
 
@@ -442,6 +455,11 @@ pub(super) fn grant(verb: &str, words: &mut Words<'_>, draft: &mut Draft) -> Opt
         _ => words.at = start,
     }
     if words.any(words.at, &["parameter"]) {
+        return Some(());
+    }
+    // `*.*`, `shop.*`: all there is, no names.
+    let star = |at: usize| words.kept.get(at).is_some_and(|k| k.token.of(words.text) == b"*");
+    if star(words.at) || words.kind(words.at + 1) == Some(Kind::Dot) && star(words.at + 2) {
         return Some(());
     }
     relations(words, draft, Access::Write)
