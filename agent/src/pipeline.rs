@@ -153,6 +153,8 @@ struct State {
     judged: u64,
     wishes: Wishes,
     withhold: bool,
+    /// Bytes that were told as lost.
+    lost: u64,
     /// What poolers have to do with it, as of the generation.
     role: Role,
     generation: u64,
@@ -198,6 +200,7 @@ impl Flow {
                 judged: 0,
                 wishes: Wishes::default(),
                 withhold: false,
+                lost: 0,
                 role: Role::default(),
                 generation: 0,
                 actor: None,
@@ -238,6 +241,23 @@ impl Flow {
         let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
         self.core.close(time, texts, &mut sink);
         poolers.closed(self.state.session_id, time);
+    }
+
+    /// What the kernel side could not hand over of this connection: tells what no hole in its streams has shown, as
+    /// when its end is missing.
+    pub fn tell_lost(&mut self, bytes: u64, time: Nanos, pipeline: &mut Pipeline) {
+        let more = bytes.saturating_sub(self.state.lost);
+        if more == 0 || !self.state.announced {
+            return;
+        }
+        let Pipeline { texts: _, policies, recorder, poolers, output } = pipeline;
+        let (host, now) = (&mut Nobody, time);
+        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
+        let mut event = sink.occurrence(EventKind::Loss, time);
+        event.capture_lost_before = more;
+        event.statement_complete = false;
+        event.error_type = "ring_full".into();
+        sink.emit(&event);
     }
 
     /// Says nothing where TLS begins: its plaintext may come another way. The driver is told, and says it in the end.
@@ -545,6 +565,9 @@ impl Sink for FlowSink<'_> {
 
     fn lost(&mut self, loss: Loss) {
         self.poolers.dark(self.state.role, self.state.session_id, false);
+        if matches!(loss.reason, LossReason::Gap | LossReason::Buffer) {
+            self.state.lost += loss.bytes;
+        }
         let mut event = self.occurrence(EventKind::Loss, loss.time);
         event.capture_lost_before = loss.bytes;
         event.statement_complete = false;

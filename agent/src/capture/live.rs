@@ -339,6 +339,16 @@ impl Live {
         sum
     }
 
+    /// What one socket lost so far.
+    pub fn lost_of(&self, cookie: u64) -> Lost {
+        self.lost.get(&cookie, 0).unwrap_or_default()
+    }
+
+    /// Whether the kernel side still knows a socket: one that has carried bytes and was not closed.
+    pub fn has(&self, cookie: u64) -> bool {
+        self.sockets.get(&cookie, 0).is_ok()
+    }
+
     /// What each socket lost so far, by cookie.
     pub fn lost(&self) -> Vec<(u64, Lost)> {
         self.lost.iter().filter_map(Result::ok).collect()

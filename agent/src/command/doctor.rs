@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod kernel; // kernel features -> findings
 mod host; // rights, mounts, libraries -> findings
+mod paths; // Unix sockets, poolers -> findings
 mod blind; // what runs here and is not seen -> findings
 
 /// Say what this host supports and what stays blind.
@@ -116,7 +117,7 @@ impl Capability {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let tables = [kernel::CAPABILITIES, host::CAPABILITIES, blind::CAPABILITIES];
+        let tables = [kernel::CAPABILITIES, host::CAPABILITIES, paths::CAPABILITIES, blind::CAPABILITIES];
         let findings: Vec<Finding> = tables.into_iter().flatten().map(Capability::examine).collect();
         let mut out = std::io::stdout().lock();
         let text = match self.format {

@@ -54,6 +54,9 @@ pub struct Driver {
     counted: Counters,
     /// Records that had been dropped when poolers were settled last.
     dropped: u64,
+    /// Looks to come at sockets whose end may not have been reported, and what was missing at the last one.
+    looks: u32,
+    missing: HashSet<u64>,
     ticked: Nanos,
     tls: tls::Sessions,
 }
@@ -66,6 +69,8 @@ struct Tap {
     ends: (Endpoint, Endpoint),
     /// Whether it connected or accepted; `None` where it was open before the agent.
     active: Option<bool>,
+    /// It has carried bytes: the kernel side knows it until it closes.
+    spoke: bool,
     /// Its other end is on this host too, and left alone.
     peer_here: bool,
     /// What is known of its TLS; none where it speaks plainly.
@@ -173,6 +178,8 @@ impl Driver {
             modes: Vec::new(),
             counted: Counters::default(),
             dropped: 0,
+            looks: 0,
+            missing: HashSet::new(),
             ticked: now,
             tls: tls::Sessions::new(search),
         }
@@ -241,6 +248,9 @@ impl Driver {
             self.hidden(now, pipeline);
             self.live.resync_clock();
             self.report_loss(now, pipeline);
+            if n < BATCH {
+                self.close_unreported(now, pipeline);
+            }
         }
         n
     }
@@ -346,7 +356,17 @@ impl Driver {
         }
         self.by_ends.insert(ends, cookie);
         let (peer_here, accepted, tls) = (false, None, None);
-        let tap = Tap { flow, socket: Socket::default(), start, ends, active, peer_here, tls, accepted };
+        let tap = Tap {
+            flow,
+            socket: Socket::default(),
+            start,
+            ends,
+            active,
+            spoke: false,
+            peer_here,
+            tls,
+            accepted,
+        };
         self.taps.entry(cookie).insert_entry(tap).into_mut()
     }
 
@@ -389,6 +409,7 @@ impl Driver {
             self.tap(cookie, both, None, None);
         }
         let Some(tap) = self.taps.get_mut(&cookie) else { return };
+        tap.spoke |= packet.length > 0 && packet.cookie != 0;
         let egress = packet.direction == direction::EGRESS;
         let segment = Segment {
             from: if egress { Side::A } else { Side::B },
@@ -453,16 +474,38 @@ impl Driver {
         let (begun, accepted) = (tap.active.is_some(), tap.accepted);
         let mut host =
             Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
+        let plain = tap.tls.is_none();
         if let Some(hidden) = tap.tls.take() {
             self.tls.ties.forget_socket(cookie);
             hidden.close(&mut tap.flow, time, pipeline, &mut host);
         }
         tap.flow.close(time, pipeline, &mut host);
+        if plain {
+            let [sent, received] = self.live.lost_of(cookie).bytes;
+            tap.flow.tell_lost(sent + received, time, pipeline);
+        }
         if self.by_ends.get(&tap.ends) == Some(&cookie) {
             self.by_ends.remove(&tap.ends);
         }
         if let Some(start) = tap.start {
             self.by_start.remove(&start);
+        }
+    }
+
+    /// Closes what the kernel side does not know any more: where records were dropped, ends of connections are among
+    /// them. What is missing at two looks is over, and every record of it was read in between.
+    fn close_unreported(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        if self.looks == 0 {
+            return;
+        }
+        self.looks -= 1;
+        let missing = |(cookie, tap): (&u64, &Tap)| (tap.spoke && !self.live.has(*cookie)).then_some(*cookie);
+        let missing: HashSet<u64> = self.taps.iter().filter_map(missing).collect();
+        let before = std::mem::replace(&mut self.missing, missing);
+        for cookie in before {
+            if self.missing.remove(&cookie) {
+                self.close(cookie, now, pipeline);
+            }
         }
     }
 
@@ -491,7 +534,8 @@ impl Driver {
             ),
         ];
         if counters.ring_full > before.ring_full {
-            // Records of processes may be among what found no room.
+            // Records of processes and of ends of connections may be among what found no room.
+            self.looks = 3;
             self.resolver.processes.rescan();
         }
         let undecided = counters.undecided_bytes - before.undecided_bytes;

@@ -24,7 +24,7 @@ pub use join::Outcome;
 use join::{Asking, Join, Keys, Place};
 
 /// Programs that are poolers. A name proves nothing: it counts for one that listens.
-const PROGRAMS: [&str; 8] =
+pub const PROGRAMS: [&str; 8] =
     ["pgbouncer", "pgcat", "odyssey", "pgpool", "pgpool-II", "supavisor", "pgagroal", "proxysql"];
 /// Most processes that are remembered as what they are.
 const PROCESSES_MAX: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();

@@ -22,14 +22,6 @@ const DATABASE_SOCKETS: [(&str, &str); 7] = [
 
 pub(super) const CAPABILITIES: &[Capability] = &[
     Capability {
-        name: "Unix sockets",
-        need: Need::Optional,
-        since: "",
-        cure: "let local clients connect by TCP (psql -h 127.0.0.1)",
-        blind: "statements over these sockets: packets do not pass there",
-        probe: unix_sockets,
-    },
-    Capability {
         name: "TLS",
         need: Need::Optional,
         since: "",
@@ -122,20 +114,13 @@ fn survey() -> HashMap<Inode, Known> {
     known
 }
 
-fn unix_sockets() -> Answer {
-    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else {
-        return Answer::unknown("/proc/net/unix cannot be read");
-    };
-    let found = databases(&table);
-    if found.is_empty() {
-        Answer::ok("no database listens on one in this network namespace")
-    } else {
-        Answer::blind(found.into_iter().collect::<Vec<_>>().join(", "))
-    }
+/// Listening Unix sockets of databases: which, and where. None where they cannot be read.
+pub(super) fn listeners() -> Option<Vec<(&'static str, String)>> {
+    std::fs::read_to_string("/proc/net/unix").ok().map(|table| databases(&table).into_iter().collect())
 }
 
 /// Listening Unix sockets of databases, from the text of `/proc/net/unix`.
-fn databases(table: &str) -> BTreeSet<String> {
+fn databases(table: &str) -> BTreeSet<(&'static str, String)> {
     /// `__SO_ACCEPTCON` in the flags' column: the socket listens.
     const LISTENS: u32 = 0x1_0000;
     let listening = table.lines().skip(1).filter_map(|line| {
@@ -147,7 +132,7 @@ fn databases(table: &str) -> BTreeSet<String> {
     let named = listening.filter_map(|path| {
         let file = path.rsplit('/').next()?;
         let (_, database) = DATABASE_SOCKETS.into_iter().find(|(start, _)| file.starts_with(start))?;
-        Some(format!("{database} at {path}"))
+        Some((database, path.to_owned()))
     });
     named.collect()
 }
@@ -177,7 +162,10 @@ Num       RefCount Protocol Flags    Type St Inode Path
         let found: Vec<_> = databases(table).into_iter().collect();
         assert_eq!(
             found,
-            ["mysql at /run/mysqld/mysqld.sock", "postgresql at /var/run/postgresql/.s.PGSQL.5432"]
+            [
+                ("mysql", "/run/mysqld/mysqld.sock".to_owned()),
+                ("postgresql", "/var/run/postgresql/.s.PGSQL.5432".to_owned())
+            ]
         );
         assert!(databases("garbage\n1 2 3\n").is_empty());
     }
