@@ -267,6 +267,7 @@ impl Driver {
             self.tls.ties.forget_socket(cookie);
             tap.socket.mode = [mode::IGNORE; 2];
             self.modes.push((cookie, Socket { urgent: 0, ..tap.socket }));
+            tracing::debug!(cookie, "ciphertext is left alone");
         }
     }
 
@@ -274,8 +275,10 @@ impl Driver {
         match step {
             Step::Tied(of, cookie, end) => {
                 let Some(tap) = self.taps.get_mut(&cookie) else { return };
-                if tap.tls.as_deref().is_none_or(|hidden| hidden.plain.is_some()) {
-                    // The other end of a connection that is read already.
+                let Some(hidden) = tap.tls.as_deref_mut() else { return };
+                if hidden.plain.is_some() {
+                    // The other end of a connection that is read already: nothing more is asked of it.
+                    hidden.settled[end as usize] = true;
                     self.tls.ignore(of);
                     return;
                 }
