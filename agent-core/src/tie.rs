@@ -79,6 +79,8 @@ pub struct Ties {
 #[derive(Debug, Default)]
 struct Writes {
     begun: u64,
+    /// Offset of its first write.
+    first: u64,
     /// Plaintext lengths of the records that must come, oldest first.
     expected: VecDeque<u32>,
     /// Plaintext bytes that were taken into account.
@@ -154,9 +156,14 @@ impl Ties {
         let clock = self.clock;
         let writes = self.sessions.entry(session).or_insert_with(|| Writes {
             begun: clock,
+            first: offset,
             end: offset,
             ..Writes::default()
         });
+        if offset == writes.first && writes.socket.is_none() {
+            // Tried again: the handshake was not done yet, and its own records came in between.
+            writes.begun = clock;
+        }
         let end = offset + u64::from(length);
         let start = offset.max(writes.end);
         let mut fresh = end.saturating_sub(start);
@@ -307,21 +314,34 @@ fn is_padded(added: u32) -> bool {
     (37..=96).contains(&added)
 }
 
-/// How many records are the session's writes, all since its first one, in order; and what the cipher adds.
+/// Records with which a handshake ends: certificate, its proof, the end; and one to spare.
+const HANDSHAKE_MAX: usize = 4;
+
+/// How many records are the session's writes, all since its first one, in order; and what the cipher adds. The first
+/// write may bring the handshake's last records before its own.
 fn in_order(writes: &Writes, records: &[(u64, u16)]) -> Option<(usize, u32)> {
     let since: Vec<u16> = records.iter().filter(|(at, _)| *at > writes.begun).map(|(_, n)| *n).collect();
-    if since.is_empty() || since.len() > writes.expected.len() {
+    (0..=HANDSHAKE_MAX).find_map(|before| {
+        let own = since.get(before..).filter(|own| !own.is_empty())?;
+        let added = aligned(writes, own)?;
+        (before == 0 || own.len() >= IN_A_ROW).then_some((own.len(), added))
+    })
+}
+
+/// What the cipher adds, if these records are the session's first writes.
+fn aligned(writes: &Writes, records: &[u16]) -> Option<u32> {
+    if records.len() > writes.expected.len() {
         return None;
     }
     let mut added = None;
-    for (record, plain) in since.iter().zip(&writes.expected) {
+    for (record, plain) in records.iter().zip(&writes.expected) {
         let this = matches(*plain, *record)?;
         let first = *added.get_or_insert(this);
         if this != first && !(is_padded(this) && is_padded(first)) {
             return None;
         }
     }
-    Some((since.len(), added?))
+    added
 }
 
 #[cfg(test)]

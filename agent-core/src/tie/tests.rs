@@ -130,6 +130,32 @@ fn what_is_written_again_counts_once() {
     assert_eq!(world.steps, [Step::Tied(A, 1, End::Near)]);
 }
 
+/// Node's first write ends the handshake too.
+#[test]
+fn a_write_that_ends_the_handshake() {
+    let mut world = World::new(&[1]);
+    world.write(A, 85);
+    world.send(1, End::Near, 7, 0, 52);
+    world.send(1, End::Near, 7, 0, 85);
+    assert!(world.steps.is_empty(), "one record alone says too little");
+    world.write(A, 78);
+    world.send(1, End::Near, 7, 0, 78);
+    assert_eq!(world.tied(), [(A, 1)]);
+}
+
+/// The same, where it is tried again.
+#[test]
+fn a_write_that_came_too_early() {
+    let mut world = World::new(&[1]);
+    world.ties.wrote(A, 0, 84);
+    world.send(1, End::Near, 7, 0, 52); // the handshake's end
+    world.ties.wrote(A, 0, 84);
+    world.send(1, End::Near, 7, 0, 84);
+    world.write(A, 30);
+    world.send(1, End::Near, 7, 0, 30);
+    assert_eq!(world.tied(), [(A, 1)]);
+}
+
 #[test]
 fn both_ends_of_a_connection() {
     let server = Session { object: 0xc, pid: 9 };
