@@ -13,7 +13,7 @@ mod statement; // tokens -> columns, literals and what they are compared with
 mod tests;
 pub mod values; // value -> classes
 
-pub use answer::Sample;
+pub use answer::{Columns, Sample};
 pub use catalog::Catalog;
 /// True where a value has a class, and has to go where only what is sensitive does.
 pub fn is_sensitive(value: &str) -> bool {

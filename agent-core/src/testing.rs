@@ -13,6 +13,7 @@ use crate::connection::Connection;
 use crate::exchange::{Blindness, Loss, Parameter, Session, Statement, Ticket};
 use crate::protocol::Sink;
 use crate::segment::{Flags, Nanos, Segment, Side};
+use crate::sensitive::Catalog;
 use crate::sql::Texts;
 
 /// What one side sent at one time.
@@ -333,6 +334,16 @@ fn statement_json(statement: &Statement) -> Value {
         if set {
             put(name, json!(true));
         }
+    }
+    let data: Vec<String> = match &statement.sample {
+        Some(_) => {
+            let classes = statement.data_classes(&Catalog::default());
+            classes.iter().map(|data| format!("{} {}", data.class, data.column)).collect()
+        }
+        None => Vec::new(),
+    };
+    if !data.is_empty() {
+        put("data", json!(data));
     }
     if statement.lost_before > 0 {
         put("lost_before", json!(statement.lost_before));

@@ -10,6 +10,7 @@ mod machine; // the session: what waits for an answer, what is known by name
 mod parameters; // Bind -> values
 mod prepared; // names of statements and portals
 mod request; // what the client sends
+mod sample; // columns and first rows of an answer
 mod settings; // role and search path, with their transaction
 mod title; // title of a server process -> user and database
 mod startup; // first packet -> session, encryption, cancellation

@@ -1,5 +1,7 @@
 //! Columns of an answer and its first rows -> the classes of what was sent to the client.
 
+use std::sync::Arc;
+
 use super::{Catalog, Found, values};
 use crate::sql::Relation;
 
@@ -8,23 +10,36 @@ const ROWS: u32 = 3;
 /// Most columns of one answer that are looked at.
 const COLUMNS: usize = 256;
 
+/// Names of an answer's columns.
+pub type Columns = Arc<[Box<str>]>;
+
 /// What the first rows of an answer show. Names of columns are kept until the answer is in, values never.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    columns: Vec<Box<str>>,
+    columns: Columns,
     /// By column: what its values were.
     seen: Vec<(u16, &'static str)>,
     rows: u32,
 }
 
 impl Sample {
-    /// Begins with the names of the answer's columns.
-    pub fn new<'a>(columns: impl Iterator<Item = &'a [u8]>) -> Self {
-        let columns = columns.take(COLUMNS).map(|name| {
+    /// The names of an answer's columns, to be shared by the answers that have them.
+    pub fn columns<'a>(names: impl Iterator<Item = &'a [u8]>) -> Columns {
+        let names = names.take(COLUMNS).map(|name| {
             let name = name.get(..name.len().min(64)).unwrap_or_default();
             String::from_utf8_lossy(name).into()
         });
-        Self { columns: columns.collect(), ..Self::default() }
+        names.collect()
+    }
+
+    /// Begins with the names of the answer's columns; none where they are not known.
+    pub fn new(columns: Columns) -> Self {
+        Self { columns, ..Self::default() }
+    }
+
+    /// True where it can tell anything.
+    pub fn tells(&self) -> bool {
+        !self.columns.is_empty() || !self.seen.is_empty()
     }
 
     /// True while the values of a row are still wanted.
@@ -68,7 +83,7 @@ impl Sample {
             [only] => format!("{}.{name}", only.name),
             _ => name.to_owned(),
         };
-        for name in &self.columns {
+        for name in &*self.columns {
             let lower = name.to_lowercase();
             if let Some(class) = catalog.column(&relations.iter().map(|r| &*r.name), &lower)
                 && !known(&class, &lower, found)

@@ -143,7 +143,7 @@ fn a_catalogue_goes_before_names() {
 
 #[test]
 fn answers_by_their_columns_and_first_rows() {
-    let mut sample = Sample::new([b"id".as_slice(), b"Email", b"note"].into_iter());
+    let mut sample = Sample::new(Sample::columns([b"id".as_slice(), b"Email", b"note"].into_iter()));
     sample.row([Some(b"1".as_slice()), None, Some(b"card 4111 1111 1111 1111")].into_iter());
     sample.row([Some(b"2".as_slice()), Some(b"joe@example.com"), Some(&[0xff, 0xfe])].into_iter());
     let mut found = Found::default();

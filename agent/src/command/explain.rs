@@ -200,4 +200,47 @@ nonsense
         assert!(out[3]["error"].is_string());
         assert_eq!(out[4]["statement_relations"], serde_json::json!([{"name": "t", "access": "write"}]));
     }
+
+    /// Every row of the risk table, as a program would ask.
+    #[test]
+    fn the_risk_table() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-core/testdata/risk");
+        for (file, dialect) in [
+            ("postgresql", "postgresql"),
+            ("mysql", "mariadb"),
+            ("tsql", "mssql"),
+            ("clickhouse", "clickhouse"),
+        ] {
+            let cases = std::fs::read_to_string(format!("{folder}/{file}.jsonl")).unwrap();
+            let cases: Vec<serde_json::Value> =
+                cases.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let questions: Vec<String> = cases
+                .iter()
+                .map(|case| serde_json::json!({"dialect": dialect, "text": case["text"]}).to_string())
+                .collect();
+            let mut out = Vec::new();
+            lines(Dialect::Postgresql, questions.join("\n").as_bytes(), &mut out).unwrap();
+            let answers: Vec<serde_json::Value> = out
+                .split(|&b| b == b'\n')
+                .filter(|l| !l.is_empty())
+                .map(|l| serde_json::from_slice(l).unwrap())
+                .collect();
+            assert_eq!(answers.len(), cases.len());
+            for (case, answer) in cases.iter().zip(&answers) {
+                let mut effects: Vec<&str> = answer["statement_effects"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter_map(|e| e.as_str())
+                    .collect();
+                effects.sort_unstable();
+                assert_eq!(serde_json::json!(effects), case["effects"], "{case}");
+                assert_eq!(
+                    answer["statement_unbounded"],
+                    case["unbounded"].as_bool().unwrap_or(false),
+                    "{case}"
+                );
+            }
+        }
+    }
 }

@@ -15,7 +15,8 @@ impl Machine {
     #[inline]
     pub(super) fn wants_answer(&self, kind: u8) -> bool {
         match kind {
-            b'C' | b'E' | b'Z' | b'S' | b'K' | 0 => true,
+            b'C' | b'E' | b'Z' | b'S' | b'K' | b'T' | 0 => true,
+            b'D' => self.wants_row(),
             b't' => matches!(self.expected.front(), Some(Expect::Describe(Some(_)))),
             _ => false,
         }
@@ -53,6 +54,9 @@ impl Machine {
         match kind {
             b'D' => {
                 self.rows += 1;
+                if message.cut.is_none() && !message.body.is_empty() && self.wants_row() {
+                    self.row(message.body);
+                }
                 self.moved(context.client.other(), message.size, context);
             }
             b'd' => self.moved(context.client.other(), message.size, context),
@@ -87,6 +91,9 @@ impl Machine {
                 }
             }
             b'T' | b'n' => {
+                if kind == b'T' && message.cut.is_none() {
+                    self.columns(message.body);
+                }
                 if matches!(self.expected.front(), Some(Expect::Describe(_))) {
                     self.emit_finished(context);
                     self.expected.pop_front();
@@ -272,6 +279,7 @@ impl Machine {
         let statement = &mut item.statement;
         statement.first_byte = self.first;
         statement.ended = Some(context.time);
+        statement.sample = self.sample.take().filter(|sample| sample.tells());
         if suspended && !self.holed {
             statement.returned_rows = Some(self.rows);
         }

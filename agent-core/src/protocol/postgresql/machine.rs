@@ -6,10 +6,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::prepared::{Portals, Prepared, Statements, Undo};
+use super::sample::Described;
 use super::settings::Settings;
 use crate::exchange::{Kind, Loss, LossReason, Session, Statement};
 use crate::protocol::{Context, Start};
 use crate::segment::{Nanos, Side};
+use crate::sensitive::Sample;
 use crate::sql::{Dialect, Text};
 
 /// Answers that are waited for at most, for each session; then the oldest statements go without theirs.
@@ -106,6 +108,10 @@ pub(super) struct Machine {
     pub(super) first: Option<Nanos>,
     /// Rows of the answer under way.
     pub(super) rows: u64,
+    /// Columns and first rows of the answer under way.
+    pub(super) sample: Option<Box<Sample>>,
+    /// Columns of statements that were described before they are executed.
+    pub(super) described: Described,
     /// Part of the answer under way was not seen.
     pub(super) holed: bool,
     /// Requests of this connection were lost at some time: what a name stands for may have changed unseen.
@@ -146,6 +152,8 @@ impl Machine {
             silent: adopted,
             first: None,
             rows: 0,
+            sample: None,
+            described: Described::default(),
             holed: false,
             doubtful: false,
             status: 0,
@@ -311,6 +319,7 @@ impl Machine {
     pub(super) fn clear_answer(&mut self) {
         self.first = None;
         self.rows = 0;
+        self.sample = None;
         self.holed = false;
     }
 
