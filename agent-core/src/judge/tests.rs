@@ -226,3 +226,18 @@ fn the_index_agrees_with_asking_every_rule() {
         }
     }
 }
+
+#[test]
+fn a_rule_about_data_is_about_its_classes() {
+    use crate::event::DataClass;
+    let text = rule("cards", "enforce", "{data: {classes: [card, 'bank*']}}", "kill", "");
+    let policies = Policies::load(&[Source { file: "p", text: &text }]).unwrap();
+    assert!(policies.needs_data());
+    let analysis = analyze(Dialect::Postgresql, b"SELECT pan FROM pay");
+    let told = |class: &str| [DataClass { class: class.into(), column: "pay.pan".into() }];
+    let kills = |data: &[DataClass]| {
+        judge(&policies, &Subject { data_classes: data, ..subject(&analysis, "") }).kills()
+    };
+    assert!(kills(&told("card")) && kills(&told("bank_account")));
+    assert!(!kills(&told("email")) && !kills(&[]));
+}
