@@ -35,6 +35,12 @@ impl Tap {
         })
     }
 
+    /// Ends it and reads what it saw of one server, by TCP and by its Unix socket.
+    pub fn finish_both(self, port: u16) -> Result<Vec<Event>> {
+        let name = format!("/.s.PGSQL.{port}");
+        self.end(|event| of_port(event, port) || event.server_address.ends_with(&name))
+    }
+
     fn end(mut self, ours: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
         let status = self.weir.stop()?;
         if !status.success() {

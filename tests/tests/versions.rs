@@ -35,24 +35,23 @@ fn versions_12_to_18_are_read_alike() -> Result<()> {
         let programs = servers::unpack(major, home.path())?;
         let server = Postgres::start_from(&programs, &[]).with_context(|| format!("PostgreSQL {major}"))?;
         server.offer_tls()?;
-        for way in ["tcp", "tls", "unix"] {
-            let route = match way {
-                "tcp" => Route::loopback4(),
-                "tls" => Route::loopback4().over_tls(),
-                _ => Route::unix(&server),
-            };
-            let tap = Tap::start(&[])?;
+        let tap = Tap::start(&[])?;
+        for route in [Route::loopback4(), Route::loopback4().over_tls(), Route::unix(&server)] {
             for text in script {
                 // psql fails with its statement: that is part of the script.
                 let _ = client::psql(&server, &route, &["-c", text]);
             }
             client::psql(&server, &route, &["-c", "drop table t"])?;
-            let events = if way == "unix" { tap.finish_unix(server.port)? } else { tap.finish(server.port)? };
+        }
+        let events = tap.finish_both(server.port)?;
+        assert!(tap::losses(&events).is_empty(), "PostgreSQL {major}: {:?}", tap::losses(&events));
+        for way in ["tcp", "tls", "unix"] {
             let place = format!("PostgreSQL {major} over {way}");
-            assert!(tap::losses(&events).is_empty(), "{place}: {:?}", tap::losses(&events));
+            let by =
+                |e: &Event| if e.network_tls { "tls".to_owned() } else { e.network_transport.to_string() };
+            let events: Vec<Event> = events.iter().filter(|e| by(e) == way).cloned().collect();
             assert_eq!(told(&events).split_last().map(|(_, first)| first), Some(&expected[..]), "{place}");
             let statements = tap::statements(&events);
-            assert!(statements.iter().all(|e| e.network_tls == (way == "tls")), "{place}");
             let process = statements.iter().find(|e| !e.process_executable_path.ends_with("/psql"));
             let shown = process
                 .map(|e| (&e.process_executable_path, e.process_pid, &e.identity_claims, &e.db_query_text));
