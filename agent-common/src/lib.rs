@@ -4,7 +4,7 @@
 #![no_std]
 
 /// Raised with every change of a record or a map; the agent refuses an object built for another one.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Longest piece of payload in one record; longer segments come as several records.
 pub const CHUNK: u32 = 32 * 1024;
@@ -408,8 +408,8 @@ pub struct Socket {
     pub unknown: [u32; 2],
     /// 1: every record of this socket wakes the agent at once (a policy may have to act on it).
     pub urgent: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Bit 1 << direction: what flows there are results, the first to be left out when the ring fills up.
+    pub answers: u32,
 }
 
 /// Value of the map `LOST`, key: cookie. What the kernel side could not hand over.
@@ -448,6 +448,8 @@ pub struct Counters {
     pub unreadable_bytes: u64,
     /// TLS sessions that found no room in `TLS`.
     pub tls_full: u64,
+    /// Payload bytes of results that were left out because the ring was filling up.
+    pub shed_bytes: u64,
 }
 
 const _: () = {
@@ -468,7 +470,7 @@ const _: () = {
     assert!(size_of::<UnixSocket>() == 8);
     assert!(size_of::<Socket>() == 40);
     assert!(size_of::<Lost>() == 32);
-    assert!(size_of::<Counters>() == 80);
+    assert!(size_of::<Counters>() == 88);
 };
 
 #[cfg(feature = "user")]

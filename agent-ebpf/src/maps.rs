@@ -28,6 +28,19 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 #[unsafe(no_mangle)]
 static WATERMARK: u64 = 1 << 22;
 
+/// Set by the agent before load: ring fill in bytes above which of results only the edges are copied, and above which
+/// nothing large of them is.
+#[unsafe(no_mangle)]
+static CROWDED: [u64; 2] = [1 << 23, 3 << 22];
+
+/// How crowded the ring is: 0, 1 or 2.
+#[inline(always)]
+pub fn crowd() -> u32 {
+    let filled = EVENTS.query(AVAILABLE);
+    let [edges, nothing] = global(&CROWDED);
+    u32::from(filled > edges) + u32::from(filled > nothing)
+}
+
 /// `BPF_RB_AVAIL_DATA`: bytes in the ring that were not consumed yet.
 const AVAILABLE: u64 = 0;
 

@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 
-use crate::maps::{EVENTS, SOCKETS, count, lost, wake};
+use crate::maps::{EVENTS, SOCKETS, count, crowd, lost, wake};
 use crate::tls;
 
 const PROTO_TCP: u8 = 6;
@@ -226,6 +226,20 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
             Copy::Whole
         }
         mode::HEAD_TAIL if bytes > 2 * EDGE && !news => Copy::Edges,
+        mode::FULL | mode::HEAD_TAIL if bytes > 2 * EDGE && socket.answers & (1 << here) != 0 => {
+            // Requests are worth more than results: these make room first.
+            match crowd() {
+                0 => Copy::Whole,
+                1 => {
+                    count(|c| c.shed_bytes += u64::from(bytes - 2 * EDGE));
+                    Copy::Edges
+                }
+                _ => {
+                    drop_record(cookie, meta.packet.direction, bytes);
+                    Copy::Nothing
+                }
+            }
+        }
         mode::FULL | mode::HEAD_TAIL => Copy::Whole,
         mode::SKIP => {
             let end = meta.packet.sequence.wrapping_add(bytes);
@@ -246,7 +260,7 @@ pub static NEW: Socket = Socket {
     guard: [0; 2],
     unknown: [0; 2],
     urgent: 0,
-    padding: 0,
+    answers: 0,
 };
 
 /// Offset of the TCP header behind IPv6 extension headers; `None` where there is none.

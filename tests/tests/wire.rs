@@ -333,6 +333,51 @@ fn replay_of_a_capture_file_equals_the_tap() -> Result<()> {
     Ok(())
 }
 
+/// Results make room for requests while nobody reads: every statement is told.
+#[test]
+fn results_are_left_out_before_requests() -> Result<()> {
+    // What others send on this host fills the ring too, and may fill it up.
+    for _ in 0..3 {
+        if results_make_room()? {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("requests were lost three times")
+}
+
+/// False where requests were lost.
+fn results_make_room() -> Result<bool> {
+    const EACH: usize = 120;
+    let server = Postgres::start(&[])?;
+    let tap = Tap::start(&["--ring", "4096"])?;
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    wire.send(&wire::query("select 'warm'"))?;
+    wire.until_ready()?;
+    std::thread::sleep(Duration::from_millis(500));
+    tap.weir.signal(Signal::STOP)?;
+    for n in 0..EACH {
+        // The double of the ring in all.
+        wire.send(&wire::query(&format!("select {n}, repeat('x', 70000)")))?;
+        wire.until_ready()?;
+    }
+    tap.weir.signal(Signal::CONT)?;
+    std::thread::sleep(Duration::from_secs(1));
+    wire.send(&wire::query("select 'in sync'"))?;
+    wire.until_ready()?;
+    drop(wire);
+    let events = tap.finish(server.port)?;
+    let told: Vec<&str> = texts(&events).into_iter().filter(|text| text.contains("repeat")).collect();
+    let all: Vec<String> = (0..EACH).map(|n| format!("select {n}, repeat('x', 70000)")).collect();
+    if told != all {
+        return Ok(false);
+    }
+    let behind = tap::statements(&events).into_iter().next_back().context("nothing was told")?;
+    assert_eq!((&*behind.db_query_text, behind.db_response_returned_rows), ("select 'in sync'", Some(1)));
+    let shed = events.iter().filter(|e| &*e.error_type == "shed").map(|e| e.capture_lost_before);
+    assert!(shed.sum::<u64>() > 1 << 20, "what was left out is told");
+    Ok(true)
+}
+
 /// Connections that end while nobody reads lose their last bytes, and the record of their end: no hole shows it.
 #[test]
 fn what_is_lost_at_the_end_of_a_connection_is_told() -> Result<()> {

@@ -211,6 +211,8 @@ impl Live {
         for (name, value) in &globals {
             loader.override_global(name, value, true);
         }
+        let crowded = [u64::from(ring_bytes) / 2, u64::from(ring_bytes) / 4 * 3];
+        loader.override_global("CROWDED", &crowded, true);
         loader.override_global("WATERMARK", &watermark, true).map_max_entries("EVENTS", ring_bytes);
         let mut ebpf = loader.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-probes")))?;
         let path = cgroup2()?;
@@ -334,6 +336,7 @@ impl Live {
                 sum.undecided_bytes += c.undecided_bytes;
                 sum.unreadable_bytes += c.unreadable_bytes;
                 sum.tls_full += c.tls_full;
+                sum.shed_bytes += c.shed_bytes;
             }
         }
         sum

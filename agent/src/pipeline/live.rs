@@ -445,6 +445,9 @@ impl Driver {
         } else if wishes != Wishes::default() {
             if wishes.detected {
                 tap.socket.mode = [mode::FULL; 2];
+                if let Some(client) = tap.flow.core().client() {
+                    tap.socket.answers = 1 << client.other().index();
+                }
                 tap.socket.urgent = u32::from(pipeline.policies.needs_kill());
             }
             for side in [Side::A, Side::B] {
@@ -527,6 +530,11 @@ impl Driver {
             ("sockets_full", counters.sockets_full - before.sockets_full, 0),
             ("unparsed", counters.unparsed - before.unparsed, 0),
             ("tls_full", counters.tls_full - before.tls_full, 0),
+            (
+                "shed",
+                u64::from(counters.shed_bytes > before.shed_bytes),
+                counters.shed_bytes - before.shed_bytes,
+            ),
             (
                 "unreadable",
                 u64::from(counters.unreadable_bytes > before.unreadable_bytes),
