@@ -4,23 +4,16 @@
 use std::fmt::Write as _;
 
 use agent_core::judge::{Subject, judge};
-use agent_core::policy::{Action, Policies, Source};
+use agent_core::policy::Action;
 use agent_core::sql::{Dialect, Texts};
+use shipped::shipped;
+
+mod shipped;
 
 /// Rewrites of dangerous statements, in two tests that run side by side.
 const DANGEROUS_REWRITES: usize = 104_000;
 /// Rewrites of harmless ones.
 const HARMLESS_REWRITES: usize = 40_000;
-
-fn shipped() -> Policies {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/policies");
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let texts: Vec<(String, String)> =
-        files.iter().map(|f| (f.display().to_string(), std::fs::read_to_string(f).unwrap())).collect();
-    let sources: Vec<Source<'_>> = texts.iter().map(|(file, text)| Source { file, text }).collect();
-    Policies::load(&sources).unwrap_or_else(|problems| panic!("{problems:#?}"))
-}
 
 /// xorshift64*: the same numbers on every run.
 struct Dice(u64);

@@ -1,18 +1,11 @@
 //! The shipped policies -> which rule speaks about which statement. They watch, they never act.
 
 use agent_core::judge::{Subject, judge};
-use agent_core::policy::{Mode, Policies, Source};
+use agent_core::policy::Mode;
 use agent_core::sql::{Dialect, analyze};
+use shipped::shipped;
 
-fn shipped() -> Policies {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/policies");
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let texts: Vec<(String, String)> =
-        files.iter().map(|f| (f.display().to_string(), std::fs::read_to_string(f).unwrap())).collect();
-    let sources: Vec<Source<'_>> = texts.iter().map(|(file, text)| Source { file, text }).collect();
-    Policies::load(&sources).unwrap_or_else(|problems| panic!("{problems:#?}"))
-}
+mod shipped;
 
 #[test]
 fn they_only_watch() {
