@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, accept4, bind, connect as nix_connect, getsockopt, listen as nix_listen, recvmsg,
-    sendmsg, socket, sockopt,
+    UnixCredentials, accept4, bind as nix_bind, connect as nix_connect, getsockopt, listen as nix_listen,
+    recvmsg, sendmsg, socket, sockopt,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -82,16 +82,20 @@ pub fn now_ns() -> u64 {
         .map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }
 
-/// A listening socket at `path`, for its owner only.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+/// A socket at `path`, for its owner only. Nobody can connect before [`listen`].
+pub fn bind(path: &Path) -> io::Result<OwnedFd> {
     let socket = seqpacket()?;
     // The mode comes from the umask at bind: no moment at which others could connect.
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let bound = bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
+    let bound = nix_bind(socket.as_raw_fd(), &UnixAddr::new(path)?);
     nix::sys::stat::umask(mask);
     bound?;
-    nix_listen(&socket, Backlog::new(1)?)?;
     Ok(socket)
+}
+
+/// From here on callers are let in, one at a time.
+pub fn listen(socket: &OwnedFd) -> io::Result<()> {
+    Ok(nix_listen(socket, Backlog::new(1)?)?)
 }
 
 /// Connects to the socket at `path`.

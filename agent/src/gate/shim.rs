@@ -16,10 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves the first caller at `path` that is root or the same user, until it is gone.
 pub fn serve(path: &Path) -> anyhow::Result<()> {
-    let listener = message::listen(path).map_err(|error| {
+    let listener = message::bind(path).map_err(|error| {
         anyhow::anyhow!("cannot listen at {}: {error}; remove it if it is stale", path.display())
     })?;
+    // Who can connect meets a shim that has given up its rights already.
     confine()?;
+    message::listen(&listener)?;
     let begin = Instant::now();
     loop {
         let left = PATIENCE.saturating_sub(begin.elapsed());
