@@ -81,7 +81,7 @@ struct Writes {
     begun: u64,
     /// Offset of its first write.
     first: u64,
-    /// Plaintext lengths of the records that must come, oldest first.
+    /// Plaintext lengths of the writes whose records must come, oldest first; what is left of the first one.
     expected: VecDeque<u32>,
     /// Plaintext bytes that were taken into account.
     end: u64,
@@ -166,14 +166,10 @@ impl Ties {
         }
         let end = offset + u64::from(length);
         let start = offset.max(writes.end);
-        let mut fresh = end.saturating_sub(start);
+        let fresh = end.saturating_sub(start);
         writes.end = writes.end.max(end);
-        while fresh > 0 {
-            let one = fresh.min(u64::from(PLAINTEXT_MAX));
-            fresh -= one;
-            if writes.expected.len() < REMEMBERED {
-                writes.expected.push_back(one as u32);
-            }
+        if fresh > 0 && writes.expected.len() < REMEMBERED {
+            writes.expected.push_back(u32::try_from(fresh).unwrap_or(u32::MAX));
         }
     }
 
@@ -217,19 +213,22 @@ impl Ties {
         };
         let Some(writes) = self.sessions.get_mut(&tied.session) else { return };
         // Without a write it is the library's own: a ticket, a key update, an alert.
-        let Some(&plain) = writes.expected.front() else { return };
+        let Some(left) = writes.expected.front_mut() else { return };
         let session = tied.session;
-        if matches(plain, length)
-            .is_some_and(|o| o == tied.overhead || is_padded(o) && is_padded(tied.overhead))
+        if let Some((plain, _)) = part(*left, length)
+            .filter(|(_, o)| *o == tied.overhead || is_padded(*o) && is_padded(tied.overhead))
         {
-            writes.expected.pop_front();
+            *left -= plain;
+            if *left == 0 {
+                writes.expected.pop_front();
+            }
             tied.matched += 1;
             if tied.matched >= SETTLED {
                 way.done = true;
                 self.sessions.remove(&session);
                 out(Step::Settled(session, cookie, from));
             }
-        } else if length > LIBRARY_MAX || u32::from(length) > plain {
+        } else if length > LIBRARY_MAX || u32::from(length) > *left {
             way.done = true;
             self.sessions.remove(&session);
             out(Step::Untied(session, cookie, from));
@@ -252,13 +251,13 @@ impl Ties {
                     session.pid == context.pid && writes.socket.is_none() && !writes.nested
                 })
                 .filter_map(|(session, writes)| Some((*session, in_order(writes, records)?, false)));
-            let first = possible.next().filter(|(_, (matched, _), _)| *matched >= IN_A_ROW);
+            let first = possible.next().filter(|(_, fit, _)| fit.records >= IN_A_ROW);
             first.filter(|_| possible.next().is_none())
         } else {
             None
         };
-        let Some((session, (matched, overhead), nested)) = found else { return };
-        self.tie(session, cookie, from, (matched, overhead), nested, out);
+        let Some((session, fit, nested)) = found else { return };
+        self.tie(session, cookie, from, fit, nested, out);
         // One session less for those that could not be told apart.
         if from == End::Near && !nested {
             let others: Vec<u64> = self.sockets.keys().copied().filter(|other| *other != cookie).collect();
@@ -276,7 +275,7 @@ impl Ties {
         session: Session,
         cookie: u64,
         from: End,
-        (matched, overhead): (usize, u32),
+        fit: Fit,
         nested: bool,
         out: &mut impl FnMut(Step),
     ) {
@@ -286,12 +285,16 @@ impl Ties {
         };
         writes.socket = Some((cookie, from));
         writes.nested |= nested;
-        writes.expected.drain(..matched);
+        writes.expected.drain(..fit.writes);
+        if let Some(next) = writes.expected.front_mut().filter(|_| fit.left > 0) {
+            *next = fit.left;
+        }
         let way = &mut ways[from.index()];
         way.records = Vec::new();
-        way.tied = Some(Tied { session, overhead, matched: matched as u32 });
+        let matched = fit.records as u32;
+        way.tied = Some(Tied { session, overhead: fit.added, matched });
         out(Step::Tied(session, cookie, from));
-        if matched as u32 >= SETTLED {
+        if matched >= SETTLED {
             way.done = true;
             self.sessions.remove(&session);
             out(Step::Settled(session, cookie, from));
@@ -317,31 +320,67 @@ fn is_padded(added: u32) -> bool {
 /// Records with which a handshake ends: certificate, its proof, the end; and one to spare.
 const HANDSHAKE_MAX: usize = 4;
 
-/// How many records are the session's writes, all since its first one, in order; and what the cipher adds. The first
-/// write may bring the handshake's last records before its own.
-fn in_order(writes: &Writes, records: &[(u64, u16)]) -> Option<(usize, u32)> {
-    let since: Vec<u16> = records.iter().filter(|(at, _)| *at > writes.begun).map(|(_, n)| *n).collect();
-    (0..=HANDSHAKE_MAX).find_map(|before| {
-        let own = since.get(before..).filter(|own| !own.is_empty())?;
-        let added = aligned(writes, own)?;
-        (before == 0 || own.len() >= IN_A_ROW).then_some((own.len(), added))
+/// Plaintext of the records that Go's `crypto/tls` begins with, and what the cipher adds to each (TLS 1.3; ChaCha20
+/// and GCM under TLS 1.2): a first record fills a segment, and those that follow are longer by that much each
+/// (`maxPayloadSizeForWrite`).
+const GROWING: [(u32, u32); 3] = [(1186, 17), (1187, 16), (1179, 24)];
+
+/// How much of a write, of which so much is left, is in this record, and what the cipher adds to it; `None` where it
+/// cannot be.
+fn part(left: u32, record: u16) -> Option<(u32, u32)> {
+    let whole = left.min(PLAINTEXT_MAX);
+    if let Some(added) = matches(whole, record) {
+        return Some((whole, added));
+    }
+    GROWING.into_iter().find_map(|(unit, added)| {
+        let plain = u32::from(record).checked_sub(added).filter(|plain| *plain > 0 && *plain < whole)?;
+        plain.is_multiple_of(unit).then_some((plain, added))
     })
 }
 
-/// What the cipher adds, if these records are the session's first writes.
-fn aligned(writes: &Writes, records: &[u16]) -> Option<u32> {
-    if records.len() > writes.expected.len() {
-        return None;
-    }
-    let mut added = None;
-    for (record, plain) in records.iter().zip(&writes.expected) {
-        let this = matches(*plain, *record)?;
-        let first = *added.get_or_insert(this);
-        if this != first && !(is_padded(this) && is_padded(first)) {
+/// Records that are a session's writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fit {
+    /// How many.
+    records: usize,
+    /// Writes that are in them as a whole.
+    writes: usize,
+    /// What is left of the next one.
+    left: u32,
+    /// What the cipher adds to each.
+    added: u32,
+}
+
+/// How all records since a session's first write are its writes, in order. The first write may bring the handshake's
+/// last records before its own.
+fn in_order(writes: &Writes, records: &[(u64, u16)]) -> Option<Fit> {
+    let since: Vec<u16> = records.iter().filter(|(at, _)| *at > writes.begun).map(|(_, n)| *n).collect();
+    (0..=HANDSHAKE_MAX).find_map(|before| {
+        let own = since.get(before..).filter(|own| !own.is_empty())?;
+        let fit = aligned(writes, own)?;
+        (before == 0 || own.len() >= IN_A_ROW).then_some(fit)
+    })
+}
+
+/// The same, if these records are the session's first writes.
+fn aligned(writes: &Writes, records: &[u16]) -> Option<Fit> {
+    let mut expected = writes.expected.iter();
+    let mut fit: Option<Fit> = None;
+    for record in records {
+        let left = match fit.map_or(0, |fit| fit.left) {
+            0 => *expected.next()?,
+            left => left,
+        };
+        let (plain, added) = part(left, *record)?;
+        let so_far = fit.get_or_insert(Fit { records: 0, writes: 0, left: 0, added });
+        if added != so_far.added && !(is_padded(added) && is_padded(so_far.added)) {
             return None;
         }
+        so_far.records += 1;
+        so_far.left = left - plain;
+        so_far.writes += usize::from(so_far.left == 0);
     }
-    added
+    fit
 }
 
 #[cfg(test)]

@@ -119,6 +119,46 @@ fn long_writes_are_many_records() {
     assert_eq!(world.steps, [Step::Tied(A, 1, End::Near), Step::Settled(A, 1, End::Near)]);
 }
 
+/// Go's records grow, within a write and from one to the next.
+#[test]
+fn records_that_grow() {
+    let mut world = World::new(&[1]);
+    world.write(A, 40_000);
+    for plain in [1_186, 2_372, 3_558] {
+        world.send(1, End::Near, 7, 0xa, plain);
+    }
+    assert_eq!(world.steps, [Step::Tied(A, 1, End::Near), Step::Settled(A, 1, End::Near)]);
+    // The same without nesting: two in a row.
+    let mut world = World::new(&[1]);
+    world.write(A, 30);
+    world.write(A, 1_200);
+    world.write(A, 5);
+    for plain in [30, 1_186] {
+        assert!(world.steps.is_empty());
+        world.send(1, End::Near, 7, 0, plain);
+    }
+    assert_eq!(world.steps, [Step::Tied(A, 1, End::Near)]);
+    world.send(1, End::Near, 7, 0, 14);
+    assert_eq!(world.steps[1..], [Step::Settled(A, 1, End::Near)]);
+    // A length between two steps is nobody's.
+    let mut world = World::new(&[1]);
+    world.write(A, 40_000);
+    world.send(1, End::Near, 7, 0xa, 1_187);
+    assert!(world.steps.is_empty());
+}
+
+/// What is left of a write must come too.
+#[test]
+fn the_rest_of_a_write_is_checked() {
+    let mut world = World::new(&[1]);
+    world.write(A, 1_200);
+    world.send(1, End::Near, 7, 0xa, 1_186);
+    assert_eq!(world.tied(), [(A, 1)]);
+    world.write(A, 100);
+    world.send(1, End::Near, 7, 0xa, 100);
+    assert_eq!(world.steps[1..], [Step::Untied(A, 1, End::Near)]);
+}
+
 #[test]
 fn what_is_written_again_counts_once() {
     let mut world = World::new(&[1]);
