@@ -74,6 +74,36 @@ pub mod direction {
     pub const INGRESS: u8 = 1;
 }
 
+/// What a probe on a TLS library sits on: its cookie, where one program serves them all.
+pub mod call {
+    /// A write begins; it returns how many bytes it took.
+    pub const WRITE: u64 = 1;
+    /// The same; it says so through its fourth argument.
+    pub const WRITE_EX: u64 = 2;
+    /// The same, through its fifth.
+    pub const WRITE_EX2: u64 = 3;
+    /// A write returns.
+    pub const WRITTEN: u64 = 4;
+    /// A read begins; it returns how many bytes it brought.
+    pub const READ: u64 = 5;
+    /// The same; it says so through its fourth argument.
+    pub const READ_EX: u64 = 6;
+    /// A read returns.
+    pub const WAS_READ: u64 = 7;
+    /// A session is freed, or begins anew.
+    pub const END: u64 = 8;
+    /// A write of Go begins.
+    pub const GO_WRITE: u64 = 9;
+    /// It returns.
+    pub const GO_WRITTEN: u64 = 10;
+    /// A read of Go begins.
+    pub const GO_READ: u64 = 11;
+    /// It returns.
+    pub const GO_WAS_READ: u64 = 12;
+    /// A session of Go begins or ends.
+    pub const GO_END: u64 = 13;
+}
+
 /// TCP control bits as on the wire.
 pub mod tcp {
     #![expect(missing_docs, reason = "RFC 9293 names them")]

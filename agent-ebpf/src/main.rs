@@ -4,6 +4,7 @@
 #![no_std]
 #![no_main]
 
+mod go; // uprobes: the same of Go's own TLS
 mod maps; // what is shared with the agent
 mod packet; // cgroup_skb: segments of TCP sockets -> payload records
 mod process; // sched tracepoints: programs and processes -> lifecycle records

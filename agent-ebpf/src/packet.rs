@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 
 use crate::maps::{EVENTS, SOCKETS, count, crowd, lost, wake};
-use crate::tls;
+use crate::{go, tls};
 
 const PROTO_TCP: u8 = 6;
 const STATE_LISTEN: u32 = 10;
@@ -169,7 +169,10 @@ fn segment(skb: *mut __sk_buff, way: u8) {
     let mut meta = Meta { packet, payload, urgent: false };
     // A listener's segment is the handshake's last and carries data: its socket is not made yet, the ports tell
     // whose it is.
-    meta.packet.call = tls::call(meta.packet.task as u32);
+    meta.packet.call = match tls::call(meta.packet.task as u32) {
+        0 => go::session((meta.packet.task >> 32) as u32),
+        call => call,
+    };
     let copy = if listening { Copy::Whole } else { decide(&mut meta, known, cookie, ends) };
     match copy {
         Copy::Whole => whole(skb, &mut meta),

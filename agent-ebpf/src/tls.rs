@@ -3,12 +3,15 @@
 //! A write's bytes are taken where it begins, a read's where it returns. Offsets count what the calls said they did:
 //! what is written again because the socket was full overlaps, as a segment that is sent again does.
 
-use agent_common::{CHUNK, EDGE, TLS_BUDGET, Tls, TlsEnd, TlsKey, TlsMode, TlsState, direction, kind, mode};
+use agent_common::{
+    CHUNK, EDGE, TLS_BUDGET, Tls, TlsEnd, TlsKey, TlsMode, TlsState, call, direction, kind, mode,
+};
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{
         bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
-        generated::{bpf_get_current_task, bpf_probe_read_user as read_user},
+        generated::{bpf_get_attach_cookie, bpf_get_current_task, bpf_probe_read_user as read_user},
     },
     macros::{map, uprobe, uretprobe},
     maps::{HashMap, LruHashMap},
@@ -84,6 +87,37 @@ pub fn call(thread: u32) -> u64 {
     }
 }
 
+/// Any of the calls below that begins, where one program is on all of them (Linux 6.6).
+#[uprobe]
+pub fn weir_tls_enter(ctx: ProbeContext) -> u32 {
+    // SAFETY: the context is the program's own.
+    let call = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    // Both are read in any case: the verifier wants to see which field of the context it is.
+    let (fourth, fifth): (u64, u64) = (ctx.arg(3).unwrap_or(0), ctx.arg(4).unwrap_or(0));
+    let count = match call {
+        call::WRITE_EX | call::READ_EX => fourth,
+        call::WRITE_EX2 => fifth,
+        _ => 0,
+    };
+    match call {
+        call::WRITE | call::WRITE_EX | call::WRITE_EX2 => write(&ctx, count),
+        call::READ | call::READ_EX => read(&ctx, count),
+        call::END => end(&ctx),
+        _ => 0,
+    }
+}
+
+/// Any of them that returns.
+#[uretprobe]
+pub fn weir_tls_leave(ctx: RetProbeContext) -> u32 {
+    // SAFETY: the context is the program's own.
+    match unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } {
+        call::WRITTEN => written(&ctx),
+        call::WAS_READ => was_read(&ctx),
+        _ => 0,
+    }
+}
+
 /// `SSL_write(session, buffer, length)`, `gnutls_record_send`: they return how many bytes they took.
 #[uprobe]
 pub fn weir_tls_write(ctx: ProbeContext) -> u32 {
@@ -105,65 +139,98 @@ pub fn weir_tls_write_ex2(ctx: ProbeContext) -> u32 {
 /// `SSL_read(session, buffer, length)`, `gnutls_record_recv`.
 #[uprobe]
 pub fn weir_tls_read(ctx: ProbeContext) -> u32 {
-    enter(&ctx, 0, READ);
-    0
+    read(&ctx, 0)
 }
 
 /// `SSL_read_ex(session, buffer, length, &read)`.
 #[uprobe]
 pub fn weir_tls_read_ex(ctx: ProbeContext) -> u32 {
-    enter(&ctx, ctx.arg(3).unwrap_or(0), READ);
-    0
+    read(&ctx, ctx.arg(3).unwrap_or(0))
 }
 
 /// `SSL_free(session)`, `SSL_clear`, `gnutls_deinit`.
 #[uprobe]
 pub fn weir_tls_end(ctx: ProbeContext) -> u32 {
-    let session = TlsKey {
-        object: ctx.arg(0).unwrap_or(0),
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        padding: 0,
-    };
-    let known = TLS.get_ptr(&session).is_some();
-    let _ = TLS.remove(&session);
-    if TLS_MODES.remove(&session).is_ok() || known {
-        // SAFETY: no preconditions.
-        let time = unsafe { bpf_ktime_get_ns() };
-        send(TlsEnd { kind: kind::TLS_END, padding: 0, session, time }, false);
-    }
-    0
+    end(&ctx)
 }
 
 /// A write returns.
 #[uretprobe]
 pub fn weir_tls_written(ctx: RetProbeContext) -> u32 {
-    if let Some((session, _, done)) = leave(&ctx, WRITE)
-        && let Some(state) = TLS.get_ptr_mut(&session)
-    {
-        // SAFETY: checked; a session is used by one thread at a time.
-        unsafe { (*state).offset[0] += u64::from(done) };
-    }
-    0
+    written(&ctx)
 }
 
 /// A read returns.
 #[uretprobe]
 pub fn weir_tls_was_read(ctx: RetProbeContext) -> u32 {
-    let Some((session, buffer, done)) = leave(&ctx, READ) else { return 0 };
-    let Some((state, mode)) = wanted(&session) else { return 0 };
-    piece(&session, state, mode, buffer, done, direction::INGRESS);
-    // SAFETY: checked; a session is used by one thread at a time.
-    unsafe { (*state).offset[1] += u64::from(done) };
-    0
+    was_read(&ctx)
 }
 
 #[inline(always)]
 fn write(ctx: &ProbeContext, count: u64) -> u32 {
     let Some(session) = enter(ctx, count, WRITE) else { return 0 };
     let length: u64 = ctx.arg(2).unwrap_or(0);
-    let Some((state, mode)) = wanted(&session) else { return 0 };
-    piece(&session, state, mode, ctx.arg(1).unwrap_or(0), length as u32, direction::EGRESS);
+    copy(&session, ctx.arg(1).unwrap_or(0), length as u32, direction::EGRESS);
     0
+}
+
+#[inline(always)]
+fn read(ctx: &ProbeContext, count: u64) -> u32 {
+    enter(ctx, count, READ);
+    0
+}
+
+#[inline(always)]
+fn end(ctx: &ProbeContext) -> u32 {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    forget(&TlsKey { object: ctx.arg(0).unwrap_or(0), pid, padding: 0 });
+    0
+}
+
+/// A session is over: who was told of it is told so.
+#[inline(always)]
+pub fn forget(session: &TlsKey) {
+    let known = TLS.get_ptr(session).is_some();
+    let _ = TLS.remove(session);
+    if TLS_MODES.remove(session).is_ok() || known {
+        // SAFETY: no preconditions.
+        let time = unsafe { bpf_ktime_get_ns() };
+        send(TlsEnd { kind: kind::TLS_END, padding: 0, session: *session, time }, false);
+    }
+}
+
+#[inline(always)]
+fn written(ctx: &RetProbeContext) -> u32 {
+    if let Some((session, _, done)) = leave(ctx, WRITE) {
+        advance(&session, direction::EGRESS, done);
+    }
+    0
+}
+
+#[inline(always)]
+fn was_read(ctx: &RetProbeContext) -> u32 {
+    let Some((session, buffer, done)) = leave(ctx, READ) else { return 0 };
+    if copy(&session, buffer, done, direction::INGRESS) {
+        advance(&session, direction::INGRESS, done);
+    }
+    0
+}
+
+/// Notes that a call has done so many bytes.
+#[inline(always)]
+pub fn advance(session: &TlsKey, way: u8, done: u32) {
+    if let Some(state) = TLS.get_ptr_mut(session) {
+        // SAFETY: checked; each direction of a session is used by one thread at a time.
+        unsafe { (*state).offset[way as usize & 1] += u64::from(done) };
+    }
+}
+
+/// Hands over what a call carries, where anybody wants it; false where the session cannot be kept.
+#[inline(always)]
+pub fn copy(session: &TlsKey, buffer: u64, length: u32, way: u8) -> bool {
+    let Some((state, mode)) = wanted(session) else { return false };
+    piece(session, state, mode, buffer, length, way);
+    true
 }
 
 /// Notes the call that the thread is about to make; nothing where its session is left alone.
@@ -171,10 +238,7 @@ fn write(ctx: &ProbeContext, count: u64) -> u32 {
 fn enter(ctx: &ProbeContext, count: u64, kind: u32) -> Option<TlsKey> {
     let task = bpf_get_current_pid_tgid();
     let session = TlsKey { object: ctx.arg(0)?, pid: (task >> 32) as u32, padding: 0 };
-    // SAFETY: the entry is only read.
-    if let Some(said) = unsafe { TLS_MODES.get(&session) }
-        && said.mode[0] == mode::IGNORE
-    {
+    if is_ignored(&session) {
         return None;
     }
     let call = Call { session, buffer: ctx.arg(1)?, count, kind, padding: 0 };
@@ -187,6 +251,13 @@ fn enter(ctx: &ProbeContext, count: u64, kind: u32) -> Option<TlsKey> {
         }
     }
     Some(session)
+}
+
+/// Whether nothing is wanted of a session.
+#[inline(always)]
+pub fn is_ignored(session: &TlsKey) -> bool {
+    // SAFETY: the entry is only read.
+    unsafe { TLS_MODES.get(session) }.is_some_and(|said| said.mode[0] == mode::IGNORE)
 }
 
 /// The call that the thread returns from, with its buffer and how many bytes it did, where it did any.

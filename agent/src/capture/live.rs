@@ -1,7 +1,7 @@
 //! Loads and attaches the kernel programs; hands out their records in order and sets what they copy.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use agent_common::{
     TlsState, UnixData, UnixOpen, UnixSocket, kind,
 };
 use agent_core::segment::Nanos;
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, RawTracePoint, SockOps, TracePoint,
     UProbe,
@@ -18,20 +18,11 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader};
 
 use super::btf::Btf;
-use super::tls::Programs;
+use super::tls::programs::{self, Programs};
 use super::unix;
 
-/// Programs on calls of TLS libraries.
-const TLS_PROGRAMS: [&str; 8] = [
-    "weir_tls_write",
-    "weir_tls_write_ex",
-    "weir_tls_write_ex2",
-    "weir_tls_written",
-    "weir_tls_read",
-    "weir_tls_read_ex",
-    "weir_tls_was_read",
-    "weir_tls_end",
-];
+/// The kernel programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-probes"));
 
 /// Why capture cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +138,8 @@ pub struct Live {
     offset: u64,
     pub(super) unix: HashMap<MapData, u64, UnixSocket>,
     pub(super) ebpf: Ebpf,
+    /// All maps, for programs that are loaded later.
+    maps: Vec<(String, OwnedFd)>,
 }
 
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or beside v1 (hybrid).
@@ -195,10 +188,19 @@ fn globals() -> Vec<(&'static str, u32)> {
         ("TASK_TGID", offset("task_struct", "tgid")),
         ("EXEC_FILENAME", tracepoint_offset("sched_process_exec", "filename").unwrap_or(8)),
         ("TASK_PID", offset("task_struct", "pid")),
+        ("TASK_FSBASE", fsbase(&offset)),
         ("TASK_HELPER", u32::from(super::kernel_at_least(6, 10))),
     ];
     globals.extend(unix::globals(offset));
     globals
+}
+
+/// Where a task keeps the base of its thread's storage; 0 where it does not.
+fn fsbase(offset: &impl Fn(&str, &str) -> u32) -> u32 {
+    match (offset("task_struct", "thread"), offset("thread_struct", "fsbase")) {
+        (0, _) | (_, 0) => 0,
+        (thread, base) => thread + base,
+    }
 }
 
 impl Live {
@@ -214,7 +216,7 @@ impl Live {
         let crowded = [u64::from(ring_bytes) / 2, u64::from(ring_bytes) / 4 * 3];
         loader.override_global("CROWDED", &crowded, true);
         loader.override_global("WATERMARK", &watermark, true).map_max_entries("EVENTS", ring_bytes);
-        let mut ebpf = loader.load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-probes")))?;
+        let mut ebpf = loader.load(OBJECT)?;
         let path = cgroup2()?;
         let root = File::open(&path).map_err(|source| CaptureError::Open { path, source })?;
 
@@ -254,6 +256,7 @@ impl Live {
             program.load().map_err(refused)?;
             program.attach(&root, kind, CgroupAttachMode::Single).map_err(refused)?;
         }
+        let maps = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), descriptor(map)?))).collect();
         let mut map = |name| ebpf.take_map(name).ok_or(CaptureError::Missing(name));
         let records = Records { ring: RingBuf::try_from(map("EVENTS")?)? };
         let live = Self {
@@ -265,22 +268,28 @@ impl Live {
             tls: HashMap::try_from(map("TLS")?)?,
             tls_modes: HashMap::try_from(map("TLS_MODES")?)?,
             ebpf,
+            maps,
         };
         Ok((records, live))
     }
 
     /// Loads the programs that are put on calls of TLS libraries.
     pub fn load_tls(&mut self) -> Result<Programs, CaptureError> {
-        let mut programs = Programs::new();
-        for name in TLS_PROGRAMS {
+        let maps = std::mem::take(&mut self.maps);
+        match programs::shared(OBJECT, &maps) {
+            Ok(programs) => return Ok(programs),
+            Err(error) => tracing::info!(%error, "each probe on a TLS library is a perf event of its own"),
+        }
+        let mut loaded = std::collections::HashMap::new();
+        for programs::Kind { program: name, .. } in programs::KINDS {
             let refused = |source| CaptureError::Program { name, source: Box::new(source) };
             let program: &mut UProbe = typed(&mut self.ebpf, name)?;
             program.load().map_err(refused)?;
             let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)?;
             let fd = fd.as_fd().try_clone_to_owned().map_err(|source| refused(source.into()))?;
-            programs.insert(name, fd);
+            loaded.insert(name, fd);
         }
-        Ok(programs)
+        Ok(Programs::Alone(loaded))
     }
 
     /// Says what to copy of a TLS session.
@@ -356,6 +365,19 @@ impl Live {
     pub fn lost(&self) -> Vec<(u64, Lost)> {
         self.lost.iter().filter_map(Result::ok).collect()
     }
+}
+
+/// A descriptor of our own for a map of one of the kinds that the programs have.
+fn descriptor(map: &Map) -> Option<OwnedFd> {
+    let (Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::RingBuf(data)) = map
+    else {
+        return None;
+    };
+    data.fd().as_fd().try_clone_to_owned().ok()
 }
 
 pub(super) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, CaptureError>

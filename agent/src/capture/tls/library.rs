@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use object::elf::{SHN_UNDEF, Sym64};
-use object::read::elf::{ElfFile64, ProgramHeader as _};
-use object::{LittleEndian, Object as _, ObjectSection as _, ReadCache, pod};
+use object::ReadCache;
 
+use super::go;
+use super::image::{self, Elf, Image};
 use super::prologue::{self, Place};
 
 /// One probe: which program goes to which byte of the file.
@@ -16,21 +16,21 @@ pub struct Point {
     pub program: &'static str,
     /// Offset in the file.
     pub offset: u64,
-    /// Whether it runs where the function returns.
-    pub returns: bool,
 }
 
 /// A file with a TLS library in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
-    /// `openssl` (BoringSSL and LibreSSL have the same calls) or `gnutls`.
+    /// `openssl` (BoringSSL and LibreSSL have the same calls), `gnutls`, `go` or `rustls`.
     pub kind: &'static str,
     /// Where to probe; empty where nothing is known of its calls.
     pub points: Vec<Point>,
+    /// Why there is nowhere, as events name it; empty where that is not known.
+    pub blind: &'static str,
 }
 
 /// What is looked for: library, name, what the call does. Plain calls come before those that count.
-const CALLS: [(&str, &str, Call); 11] = [
+const CALLS: [(&str, &str, Call); 10] = [
     ("openssl", "SSL_write", Call::Write),
     ("openssl", "SSL_write_ex", Call::WriteCounting(3)),
     ("openssl", "SSL_write_ex2", Call::WriteCounting(4)),
@@ -41,11 +41,7 @@ const CALLS: [(&str, &str, Call); 11] = [
     ("gnutls", "gnutls_record_send", Call::Write),
     ("gnutls", "gnutls_record_recv", Call::Read),
     ("gnutls", "gnutls_deinit", Call::End),
-    ("go", "crypto/tls.(*Conn).Write", Call::Opaque),
 ];
-
-/// Programs that run where a function returns.
-const RETURNS: [&str; 2] = ["weir_tls_written", "weir_tls_was_read"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
@@ -55,8 +51,6 @@ enum Call {
     Read,
     ReadCounting,
     End,
-    /// Known to be there, not understood.
-    Opaque,
 }
 
 impl Call {
@@ -68,7 +62,6 @@ impl Call {
             Call::Read => &["weir_tls_read", "weir_tls_was_read"],
             Call::ReadCounting => &["weir_tls_read_ex", "weir_tls_was_read"],
             Call::End => &["weir_tls_end"],
-            Call::Opaque => &[],
         }
     }
 
@@ -82,7 +75,7 @@ impl Call {
         match self {
             Call::Write | Call::WriteCounting(_) => Call::WriteCounting(argument),
             Call::Read | Call::ReadCounting => Call::ReadCounting,
-            Call::End | Call::Opaque => self,
+            Call::End => self,
         }
     }
 }
@@ -90,61 +83,41 @@ impl Call {
 /// Looks into a file. `None` where it is no ELF file, or has no TLS library in it.
 pub fn look(file: &File) -> Option<Library> {
     let cache = ReadCache::new(file);
-    let elf = ElfFile64::<LittleEndian, _>::parse(&cache).ok()?;
+    let elf = Elf::parse(&cache).ok()?;
     let mut found = HashMap::new();
-    let mut kind = None;
-    for (table, strings) in [(".dynsym", ".dynstr"), (".symtab", ".strtab")] {
-        // Each in one piece: name by name, a large program would cost a second.
-        let section = |name| elf.section_by_name(name).and_then(|section| section.data().ok());
-        let (Some(table), Some(strings)) = (section(table), section(strings)) else { continue };
-        let (symbols, _) = pod::slice_from_bytes::<Sym64<LittleEndian>>(
-            table,
-            table.len() / size_of::<Sym64<LittleEndian>>(),
-        )
-        .unwrap_or_default();
-        for symbol in symbols {
-            let address = symbol.st_value.get(LittleEndian);
-            let name = strings.get(symbol.st_name.get(LittleEndian) as usize..).unwrap_or_default();
-            let row = CALLS.iter().find(|(_, known, _)| {
-                name.strip_prefix(known.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-            });
-            if let Some(row) = row.filter(|_| address != 0 && symbol.st_shndx.get(LittleEndian) != SHN_UNDEF)
-            {
-                found.insert(row.1, (address, row.2));
-                kind = Some(row.0);
-            }
+    let (mut kind, mut rustls) = (None, false);
+    image::symbols(&elf, &mut |name, symbol| {
+        if let Some(row) = CALLS.iter().find(|(_, known, _)| image::is_named(name, known)) {
+            found.insert(row.1, (symbol.address, row.2));
+            kind = Some(row.0);
         }
-    }
-    let kind = kind?;
-    // What is mapped: virtual addresses and where their bytes are in the file.
-    let endian = elf.endian();
-    let segments: Vec<(u64, u64, &[u8])> = elf
-        .elf_program_headers()
-        .iter()
-        .filter(|header| header.p_type(endian) == object::elf::PT_LOAD && header.p_flags(endian) & 1 != 0)
-        .filter_map(|header| {
-            let bytes = header.data(endian, elf.data()).ok()?;
-            Some((header.p_vaddr(endian), header.p_offset(endian), bytes))
-        })
-        .collect();
-    let code = |address: u64| {
-        segments
-            .iter()
-            .find_map(|(start, _, bytes)| bytes.get(usize::try_from(address.checked_sub(*start)?).ok()?..))
+        rustls |= is_of_rustls(name);
+    });
+    let Some(kind) = kind else {
+        let blind = || Library { kind: "rustls", points: Vec::new(), blind: "tls_rustls" };
+        return go::look(&elf).or_else(|| rustls.then(blind));
     };
-    let offset = |address: u64| {
-        segments.iter().find_map(|(start, offset, bytes)| {
-            let within = address.checked_sub(*start)?;
-            (within < bytes.len() as u64).then_some(offset + within)
-        })
-    };
-    let points = points(&found, &code)
+    let image = Image::of(&elf);
+    let points = points(&found, &|address| image.code(address))
         .into_iter()
-        .filter_map(|(program, address)| {
-            Some(Point { program, offset: offset(address)?, returns: RETURNS.contains(&program) })
-        })
+        .filter_map(|(program, address)| Some(Point { program, offset: image.offset(address)? }))
+        // A Go program may hold C's libraries too.
+        .chain(go::look(&elf).into_iter().flat_map(|go| go.points))
         .collect();
-    Some(Library { kind, points })
+    Some(Library { kind, points, blind: "" })
+}
+
+/// Whether a symbol is one of rustls, by either of Rust's ways to make names. Its plaintext is not read: what stands for
+/// a session is moved from address to address, and nothing tells of its end, so that another session may be where one
+/// was; and neither how arguments are passed nor how they lie in memory is promised.
+fn is_of_rustls(name: &[u8]) -> bool {
+    const LONGEST: usize = 256;
+    if name.starts_with(b"_ZN6rustls") {
+        return true;
+    }
+    let name = name.get(..LONGEST).unwrap_or(name);
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    name.starts_with(b"_R") && name.windows(8).any(|part| part == b"_6rustls")
 }
 
 /// The programs of each call that was found, by the address to probe. One inner function does the work of two calls
@@ -174,6 +147,21 @@ fn points<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn symbols_of_rustls() {
+        for name in [
+            &b"_ZN6rustls4conn10connection6Writer3new17h0E\0x"[..],
+            b"_RNvMNtCs1a_6rustls4connNtB2_6Writer\0",
+        ] {
+            assert!(is_of_rustls(name));
+        }
+        for name in
+            [&b"_ZN4main4main17h0E\0_ZN6rustls"[..], b"_RNvCs1a_4main4main\0_6rustls", b"SSL_write\0", b""]
+        {
+            assert!(!is_of_rustls(name));
+        }
+    }
 
     #[test]
     fn one_inner_function_covers_two_calls() {

@@ -1,6 +1,7 @@
 //! What runs here and is not seen -> findings.
 
 use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt as _;
 
 use agent_core::protocol::PROTOCOLS;
 
@@ -25,7 +26,7 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "TLS",
         need: Need::Optional,
         since: "",
-        cure: "tap where the other end runs on OpenSSL, BoringSSL or GnuTLS; or sslmode=disable where it never leaves \
+        cure: "tap where the other end runs on OpenSSL, BoringSSL, GnuTLS or Go; or sslmode=disable where it never leaves \
                this host",
         blind: "statements of these processes where their connections are encrypted",
         probe: tls,
@@ -90,6 +91,9 @@ fn tls() -> Answer {
             let why = match crate::capture::tls::cause(pid, &known) {
                 "tls_jsse" => "Java's own TLS",
                 "tls_not_probed" => "its TLS library cannot be read",
+                "tls_go_old" => "built by a Go before 1.17",
+                "tls_go_architecture" => "Go's own TLS, which is read on x86-64 only",
+                "tls_rustls" => "rustls, which cannot be read",
                 "tls_no_library" => "no TLS library that is known",
                 _ => return None,
             };
@@ -104,12 +108,18 @@ fn tls() -> Answer {
     }
 }
 
-/// What a capture would find now; each with the number of probes that it would get.
+/// What a capture would find now; each with the number of probes that it would get. Without this program's own: it
+/// carries no statement.
 fn survey() -> HashMap<Inode, Known> {
     let mut known = HashMap::new();
+    let own = std::fs::metadata("/proc/self/exe").ok().map(|metadata| (metadata.dev(), metadata.ino()));
     Finder::default().everything(&mut |found| {
         let Found { inode, name, library, .. } = found;
-        known.insert(inode, Known { name, kind: library.kind, probes: library.points.len() });
+        if own == Some(inode) {
+            return;
+        }
+        let (kind, probes, blind) = (library.kind, library.points.len(), library.blind);
+        known.insert(inode, Known { name, kind, probes, blind });
     });
     known
 }
