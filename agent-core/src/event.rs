@@ -207,15 +207,15 @@ mod hash_text {
     }
 }
 
-mod time_text {
+pub(crate) mod time_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it serializes by reference")]
-    pub(super) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(std::str::from_utf8(&super::clock(*value)).unwrap_or_default())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
         super::parse_rfc3339(&String::deserialize(d)?)
             .ok_or_else(|| D::Error::custom("time is not RFC 3339 in UTC"))
     }
@@ -300,7 +300,9 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
     let mut c = clock.split(':').map(|p| p.parse::<u64>().ok());
     let (hour, minute, second) = (c.next()??, c.next()??, c.next()??);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year < 1970 || fraction.len() > 9 {
+    // 64 bits of nanoseconds end in the year 2554.
+    let date = (1970..=2554).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !date || hour > 23 || minute > 59 || second > 60 || fraction.len() > 9 {
         return None;
     }
     let y = if month <= 2 { year - 1 } else { year };
@@ -309,7 +311,7 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     let doy = (153 * mp + 2) / 5 + day - 1;
     let days = (era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy).checked_sub(719_468)?;
     let nanos: u64 = format!("{fraction:0<9}").parse().ok()?;
-    Some((days * 86_400 + hour * 3_600 + minute * 60 + second) * 1_000_000_000 + nanos)
+    (days * 86_400 + hour * 3_600 + minute * 60 + second).checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 #[cfg(test)]
@@ -327,6 +329,15 @@ mod tests {
         ] {
             assert_eq!(rfc3339(nanos), text);
             assert_eq!(parse_rfc3339(text), Some(nanos));
+        }
+        for wrong in [
+            "7026-11-21T12:00:00Z",
+            "2554-12-31T23:59:59Z",
+            "18446744073709551615-01-01T00:00:00Z",
+            "2026-11-21T99999999999999999:00:00Z",
+            "2026-11-21T12:00:00.0000000001Z",
+        ] {
+            assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
         }
     }
 

@@ -22,7 +22,7 @@ mod read; // YAML -> rules
 
 pub use glob::Glob;
 pub(crate) use index::Ranking;
-pub use read::nearest;
+pub use read::{documents, nearest};
 
 /// Whether a rule acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

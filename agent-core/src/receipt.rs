@@ -23,14 +23,26 @@
 //!
 //! `hash = SHA-256("weir receipt 1" || previous_hash || canonical bytes)`. The first receipt of an agent has
 //! `sequence` 1 and 32 zero bytes before it.
+//!
+//! # What the chain alone does not show
+//!
+//! That its newest receipts were taken away, or that all of it was made anew. Signed checkpoints do ([`Checkpoint`]):
+//! the agent's key tells now and then how far the chain has come, the first key of an agent is known from its first
+//! start, and each later one is signed by the one before. What a policy has removed leaves a signed [`Stub`].
 
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
 
-mod canonical;
+mod canonical; // event -> bytes that are hashed, and back
+mod proof; // the head of a chain -> signed statements
+mod keyring; // signed statements -> what receipts must be
+mod audit; // receipts as they are read back -> whole, or what is wrong
 
-pub use canonical::{Code, FIELDS, canonical, length, normalize};
+pub use audit::{Auditor, Fault, Finding, Link, Receipt, Verifier};
+pub use canonical::{Code, FIELDS, canonical, decode, length, normalize};
+pub use keyring::{Doubt, Keyring, Mark, Seals, Suspect, Trust};
+pub use proof::{Checkpoint, Hex, Key, KeyId, Proof, Proofs, SigningKey, Stub, key_id};
 
 /// Separates these hashes from every other use of SHA-256.
 const DOMAIN: &[u8] = b"weir receipt 1";
@@ -66,97 +78,6 @@ impl Chain {
     }
 }
 
-/// What is wrong with a receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Its bytes do not give its hash: a field or the hash was changed.
-    Changed,
-    /// Receipts between the one before and this one are not there.
-    Missing {
-        /// Sequence of the first missing one.
-        from: u64,
-        /// Sequence of the last missing one.
-        to: u64,
-    },
-    /// It stands after a receipt that should come later, or twice.
-    Reordered {
-        /// Sequence of the receipt before it.
-        after: u64,
-    },
-    /// Its own hash is right, but it does not continue the receipt before it: that one was replaced.
-    Unlinked,
-    /// It claims to be the first of its agent, but names a hash before it.
-    FalseStart,
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Changed => f.write_str("changed: its contents do not give its hash"),
-            Self::Missing { from, to } if from == to => write!(f, "missing before it: receipt {from}"),
-            Self::Missing { from, to } => write!(f, "missing before it: receipts {from} to {to}"),
-            Self::Reordered { after } => write!(f, "reordered: it stands after receipt {after}"),
-            Self::Unlinked => f.write_str("broken link: it does not continue the receipt before it"),
-            Self::FalseStart => f.write_str("broken link: the first receipt names a hash before it"),
-        }
-    }
-}
-
-/// One receipt as it is read back.
-#[derive(Clone, Copy, Debug)]
-pub struct Receipt<'a> {
-    /// Place in the chain.
-    pub sequence: u64,
-    /// What it says came before.
-    pub previous_hash: Hash,
-    /// What it says its hash is.
-    pub hash: Hash,
-    /// Its canonical bytes, made from what was read.
-    pub canonical: &'a [u8],
-}
-
-/// Checks the receipts of one agent, brought in the order in which they are kept.
-#[derive(Clone, Debug, Default)]
-pub struct Verifier {
-    last: Option<(u64, Hash)>,
-    /// Receipts found whole so far.
-    pub count: u64,
-    /// Sequence of the first receipt seen; above 1 where older ones have been deleted by age.
-    pub first: u64,
-}
-
-impl Verifier {
-    /// Checks the next receipt.
-    pub fn check(&mut self, receipt: &Receipt<'_>) -> Result<(), Fault> {
-        if let Some((last, head)) = self.last {
-            let expected = last.wrapping_add(1);
-            if receipt.sequence < expected {
-                return Err(Fault::Reordered { after: last });
-            }
-            if receipt.sequence > expected {
-                return Err(Fault::Missing { from: expected, to: receipt.sequence - 1 });
-            }
-            if hash(&receipt.previous_hash, receipt.canonical) != receipt.hash {
-                return Err(Fault::Changed);
-            }
-            if receipt.previous_hash != head {
-                return Err(Fault::Unlinked);
-            }
-        } else {
-            if receipt.sequence == 1 && receipt.previous_hash != [0; 32] {
-                return Err(Fault::FalseStart);
-            }
-            if hash(&receipt.previous_hash, receipt.canonical) != receipt.hash {
-                return Err(Fault::Changed);
-            }
-            self.first = receipt.sequence;
-        }
-        self.last = Some((receipt.sequence, receipt.hash));
-        self.count += 1;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,7 +103,11 @@ mod tests {
     }
 
     fn verify(events: &[Event]) -> Result<u64, (u64, Fault)> {
-        let (mut verifier, mut scratch) = (Verifier::default(), Vec::new());
+        verify_by(Verifier::default(), events)
+    }
+
+    fn verify_by(mut verifier: Verifier, events: &[Event]) -> Result<u64, (u64, Fault)> {
+        let mut scratch = Vec::new();
         for event in events {
             scratch.clear();
             canonical(event, &mut scratch);
@@ -200,7 +125,11 @@ mod tests {
     #[test]
     fn a_whole_chain_is_whole() {
         assert_eq!(verify(&chain(100)), Ok(100));
-        assert_eq!(verify(&chain(100)[40..]), Ok(60), "the oldest receipts may have been deleted by age");
+        assert_eq!(verify(&chain(100)[40..]), Err((41, Fault::Missing { from: 1, to: 40 })));
+        assert_eq!(verify_by(Verifier::part(), &chain(100)[40..]), Ok(60));
+        let head = chain(40)[39].hash;
+        assert_eq!(verify_by(Verifier::after(40, head), &chain(100)[40..]), Ok(60));
+        assert_eq!(verify_by(Verifier::after(40, [1; 32]), &chain(100)[40..]), Err((41, Fault::Unlinked)));
         assert_eq!(verify(&[]), Ok(0));
     }
 
@@ -224,6 +153,12 @@ mod tests {
         contents.swap(4, 5);
         (contents[4].sequence, contents[5].sequence) = (5, 6);
         assert_eq!(verify(&contents), Err((5, Fault::Changed)));
+        let mut started = whole.clone();
+        started[0].previous_hash = [1; 32];
+        let mut bytes = Vec::new();
+        canonical(&started[0], &mut bytes);
+        started[0].hash = hash(&[1; 32], &bytes);
+        assert_eq!(verify(&started), Err((1, Fault::FalseStart)));
         // A receipt replaced by one with a right hash of its own.
         let mut forged = whole.clone();
         forged[4].db_user = "nobody".into();

@@ -73,15 +73,26 @@ pub(super) fn file(source: Source<'_>, policies: &mut Vec<(Policy, Place)>, prob
 
 /// Hash of the document's own text: it changes when the rule does, and not when its neighbour does.
 fn version(text: &str, document: &MarkedYaml<'_>) -> Arc<str> {
-    let (from, to) = (document.span.start.index(), document.span.end.index());
-    let own: String = text.chars().skip(from).take(to.saturating_sub(from)).collect();
-    let hash = Sha256::digest(own.trim().as_bytes());
+    let hash = Sha256::digest(own(text, document).as_bytes());
     let mut version = String::with_capacity(12);
     for byte in hash.iter().take(6) {
         use std::fmt::Write as _;
         let _ = write!(version, "{byte:02x}");
     }
     version.into()
+}
+
+/// The text of one document of a file.
+fn own(text: &str, document: &MarkedYaml<'_>) -> String {
+    let (from, to) = (document.span.start.index(), document.span.end.index());
+    let own: String = text.chars().skip(from).take(to.saturating_sub(from)).collect();
+    own.trim().to_owned()
+}
+
+/// The documents of a file, each under the version that it has as a policy. None where the file is no YAML.
+pub fn documents(text: &str) -> Vec<(Arc<str>, String)> {
+    let documents = MarkedYaml::load_from_str(text).unwrap_or_default();
+    documents.iter().map(|document| (version(text, document), own(text, document))).collect()
 }
 
 fn is_null(node: &MarkedYaml<'_>) -> bool {

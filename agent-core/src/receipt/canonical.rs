@@ -20,6 +20,8 @@ pub trait Code: Copy {
     const NAMES: &'static [&'static str];
     /// Its place in [`Self::NAMES`], from 1.
     fn code(self) -> u8;
+    /// The member at a place.
+    fn of_code(code: u8) -> Option<Self>;
 }
 
 macro_rules! codes {
@@ -32,6 +34,10 @@ macro_rules! codes {
                 enum Place { Zero, $($member),* }
                 let _ = Place::Zero;
                 match self { $(Self::$member => Place::$member as u8),* }
+            }
+            fn of_code(code: u8) -> Option<Self> {
+                const MEMBERS: &[$type] = &[$(<$type>::$member),*];
+                MEMBERS.get(usize::from(code).checked_sub(1)?).copied()
             }
         }
     };
@@ -50,7 +56,7 @@ codes!(Effect: Read "read" Insert "insert" Update "update" Delete "delete" Trunc
     Replicate "replicate");
 
 /// Appends LEB128.
-fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -77,6 +83,10 @@ use Shape::{Fixed, List, Nullable, Text};
 trait Field {
     const SHAPE: Shape;
     fn write(&self, out: &mut Vec<u8>);
+    /// Takes one off the front; none where the bytes are not one.
+    fn read(rest: &mut &[u8]) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 /// A type of items of lists.
@@ -84,6 +94,9 @@ trait Item {
     const TEXTS: usize;
     const BYTES: usize;
     fn append(&self, out: &mut Vec<u8>);
+    fn take(rest: &mut &[u8]) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 macro_rules! numbers {
@@ -93,6 +106,11 @@ macro_rules! numbers {
             fn write(&self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_le_bytes());
             }
+            fn read(rest: &mut &[u8]) -> Option<Self> {
+                let (bytes, after) = rest.split_first_chunk()?;
+                *rest = after;
+                Some(Self::from_le_bytes(*bytes))
+            }
         }
         impl Field for Option<$type> {
             const SHAPE: Shape = Nullable(size_of::<$type>());
@@ -101,6 +119,9 @@ macro_rules! numbers {
                 if let Some(value) = self {
                     value.write(out);
                 }
+            }
+            fn read(rest: &mut &[u8]) -> Option<Self> {
+                if bool::read(rest)? { Some(None) } else { <$type>::read(rest).map(Some) }
             }
         }
     )* };
@@ -115,6 +136,9 @@ impl Field for u128 {
         ((self >> 64) as u64).write(out);
         (*self as u64).write(out);
     }
+    fn read(rest: &mut &[u8]) -> Option<Self> {
+        Some(Self::from(u64::read(rest)?) << 64 | Self::from(u64::read(rest)?))
+    }
 }
 
 impl Field for bool {
@@ -122,12 +146,22 @@ impl Field for bool {
     fn write(&self, out: &mut Vec<u8>) {
         out.push(u8::from(*self));
     }
+    fn read(rest: &mut &[u8]) -> Option<Self> {
+        match byte(rest)? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
 }
 
 impl<T: Code> Field for T {
     const SHAPE: Shape = Fixed(1);
     fn write(&self, out: &mut Vec<u8>) {
         out.push(self.code());
+    }
+    fn read(rest: &mut &[u8]) -> Option<Self> {
+        Self::of_code(byte(rest)?)
     }
 }
 
@@ -137,6 +171,27 @@ impl Field for Arc<str> {
         varint(out, self.len() as u64);
         out.extend_from_slice(self.as_bytes());
     }
+    fn read(rest: &mut &[u8]) -> Option<Self> {
+        let length = usize::try_from(count(rest)?).ok()?;
+        let (text, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        Some(std::str::from_utf8(text).ok()?.into())
+    }
+}
+
+fn byte(rest: &mut &[u8]) -> Option<u8> {
+    let (&byte, after) = rest.split_first()?;
+    *rest = after;
+    Some(byte)
+}
+
+/// Grows as items are found, whatever number of them is claimed.
+fn items<T: Item>(rest: &mut &[u8]) -> Option<Vec<T>> {
+    let mut found = Vec::new();
+    for _ in 0..count(rest)? {
+        found.push(T::take(rest)?);
+    }
+    Some(found)
 }
 
 fn list<T: Item>(items: &[T], out: &mut Vec<u8>) {
@@ -151,12 +206,18 @@ impl<T: Item> Field for Arc<[T]> {
     fn write(&self, out: &mut Vec<u8>) {
         list(self, out);
     }
+    fn read(rest: &mut &[u8]) -> Option<Self> {
+        items(rest).map(Self::from)
+    }
 }
 
 impl<T: Item> Field for Vec<T> {
     const SHAPE: Shape = List { texts: T::TEXTS, bytes: T::BYTES };
     fn write(&self, out: &mut Vec<u8>) {
         list(self, out);
+    }
+    fn read(rest: &mut &[u8]) -> Option<Self> {
+        items(rest)
     }
 }
 
@@ -166,6 +227,9 @@ impl Item for Arc<str> {
     fn append(&self, out: &mut Vec<u8>) {
         self.write(out);
     }
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        Self::read(rest)
+    }
 }
 
 impl Item for Effect {
@@ -173,6 +237,9 @@ impl Item for Effect {
     const BYTES: usize = 1;
     fn append(&self, out: &mut Vec<u8>) {
         self.write(out);
+    }
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        Self::read(rest)
     }
 }
 
@@ -183,6 +250,9 @@ impl Item for Relation {
         self.name.write(out);
         self.access.write(out);
     }
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        Some(Self { name: Field::read(rest)?, access: Field::read(rest)? })
+    }
 }
 
 impl Item for DataClass {
@@ -191,6 +261,9 @@ impl Item for DataClass {
     fn append(&self, out: &mut Vec<u8>) {
         self.class.write(out);
         self.column.write(out);
+    }
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        Some(Self { class: Field::read(rest)?, column: Field::read(rest)? })
     }
 }
 
@@ -203,6 +276,10 @@ impl Item for Claim {
         }
         out.push(self.confidence);
     }
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (key, value, source) = (Field::read(rest)?, Field::read(rest)?, Field::read(rest)?);
+        Some(Self { key, value, source, confidence: byte(rest)? })
+    }
 }
 
 macro_rules! fields {
@@ -212,6 +289,17 @@ macro_rules! fields {
             // Taken apart by name: a field that is added to the event does not compile until it is added here.
             let Event { $($field,)* previous_hash: _, hash: _ } = event;
             $($(let $field = &$form;)? $field.write(out);)*
+        }
+
+        /// The event that gave these canonical bytes, its hashes left out; none where they are not those of one.
+        pub fn decode(bytes: &[u8]) -> Option<Event> {
+            let rest = &mut &*bytes;
+            let event = Event {
+                $($field: Field::read(rest)?,)*
+                previous_hash: [0; 32],
+                hash: [0; 32],
+            };
+            rest.is_empty().then_some(event)
         }
 
         /// Names of the fields in the canonical bytes, in order: those of the event and of the ClickHouse columns.
@@ -379,6 +467,24 @@ mod tests {
             assert_eq!(length(&bytes), Some(bytes.len()));
             for cut in 0..bytes.len() {
                 assert_eq!(length(&bytes[..cut]), None, "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_give_their_event_back() {
+        for event in [Event::default(), full()] {
+            let mut bytes = Vec::new();
+            canonical(&event, &mut bytes);
+            assert!(decode(&bytes).unwrap() == event);
+            bytes.push(0);
+            assert!(decode(&bytes).is_none(), "something follows");
+            bytes.pop();
+            for at in 0..bytes.len() {
+                // Whatever is changed: never a panic, and never the same event.
+                bytes[at] ^= 0xff;
+                assert!(decode(&bytes).is_none_or(|other| other != event), "byte {at}");
+                bytes[at] ^= 0xff;
             }
         }
     }
