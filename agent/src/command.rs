@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub mod clickhouse;
+pub mod database; // arguments of those that read the store
 pub mod doctor;
 pub mod explain;
+pub mod key;
 pub mod policy;
 pub mod replay;
+pub mod report;
 pub mod run;
 pub mod session; // what `run` and `tap` share: a live capture from attach to end
 pub mod shim;
@@ -46,6 +49,8 @@ enum Command {
     Policy(policy::Args),
     Clickhouse(clickhouse::Args),
     Verify(verify::Args),
+    Key(key::Args),
+    Report(report::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
     Shim(shim::Args),
@@ -67,6 +72,8 @@ impl Cli {
             Command::Policy(args) => args.run(),
             Command::Clickhouse(args) => args.run(),
             Command::Verify(args) => args.run(),
+            Command::Key(args) => args.run(),
+            Command::Report(args) => args.run(),
             Command::Doctor(args) => args.run(),
             Command::Shim(args) => args.run(),
             Command::Completions { shell } => {
@@ -74,5 +81,15 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 }

@@ -53,6 +53,12 @@ pub struct Config {
     pub catalog: Option<PathBuf>,
     /// What events keep of texts and parameters.
     pub redaction: RedactionConfig,
+    /// How often the receipt chain is signed.
+    pub checkpoint: Checkpoint,
+    /// Where signed checkpoints are told outside of the store.
+    pub anchor: Anchor,
+    /// How long receipts are kept.
+    pub retention: Retention,
     /// How connections are held. Accepted, not used yet.
     pub gate: Gate,
     /// Where the agent can be asked. Accepted, not used yet.
@@ -101,6 +107,34 @@ pub struct RedactionConfig {
     pub databases: BTreeMap<String, Redaction>,
 }
 
+/// `checkpoint`: whichever comes first, and a clean end.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Checkpoint {
+    /// After so many receipts.
+    pub receipts: u64,
+    /// When a receipt has waited so many seconds.
+    pub seconds: u64,
+}
+
+/// `anchor`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Anchor {
+    /// File that each checkpoint is appended to, as a line of JSON: best one that this host can only add to.
+    pub file: Option<PathBuf>,
+    /// Address that each checkpoint is posted to.
+    pub url: Option<String>,
+}
+
+/// `retention`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Retention {
+    /// Receipts go after so many days, a day at a time, and leave a signed stub; 0 keeps them.
+    pub days: u32,
+}
+
 /// `gate`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(default)]
@@ -138,6 +172,9 @@ impl Default for Config {
             identity: None,
             catalog: None,
             redaction: RedactionConfig::default(),
+            checkpoint: Checkpoint::default(),
+            anchor: Anchor::default(),
+            retention: Retention::default(),
             gate: Gate::default(),
             listen: Listen::default(),
         }
@@ -147,6 +184,18 @@ impl Default for Config {
 impl Default for Capture {
     fn default() -> Self {
         Self { ports: BTreeMap::new(), ring: "64MiB".into(), tls: "auto".into(), unix: Want::Auto }
+    }
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { receipts: 100_000, seconds: 60 }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { days: 90 }
     }
 }
 
@@ -242,6 +291,13 @@ impl Config {
         }
         if !["auto", "off"].contains(&self.capture.tls.as_str()) {
             errors.push(format!("capture.tls: `{}` is neither `auto` nor `off`", self.capture.tls));
+        }
+        if self.checkpoint.receipts == 0 || self.checkpoint.seconds == 0 {
+            errors.push("checkpoint: `receipts` and `seconds` are at least 1".into());
+        }
+        let http = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if let Some(false) = self.anchor.url.as_ref().map(http) {
+            errors.push("anchor.url is no address; write e.g. https://anchor.example/checkpoints".into());
         }
         for (port, name) in &self.capture.ports {
             if let Err(reason) = format!("{port}={name}").parse::<values::PortHint>() {

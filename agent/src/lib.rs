@@ -5,6 +5,7 @@ pub mod identify; // process, container -> identity
 pub mod pipeline; // the only place where the stages meet
 pub mod gate; // verdict -> act
 pub mod store; // events -> ClickHouse
+pub mod audit; // receipts -> whole, or what is wrong
 pub mod show; // events -> terminal
 pub mod rules; // policy files -> rules in force
 pub mod privileges; // root -> the capabilities that are needed

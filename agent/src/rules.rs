@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_core::policy::{Policies, Problem, Source};
+use agent_core::policy::{Policies, Problem, Source, documents};
 
 /// Why the rules cannot be used: all that is wrong, one problem a line.
 #[derive(Debug, thiserror::Error)]
@@ -48,29 +48,57 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, RulesError> {
 
 /// Reads and compiles policy files.
 pub fn load(paths: &[PathBuf]) -> Result<Policies, RulesError> {
+    compile(&texts(paths)?)
+}
+
+/// Names and texts of policy files.
+fn texts(paths: &[PathBuf]) -> Result<Vec<(String, String)>, RulesError> {
     let mut texts = Vec::new();
     for path in files(paths)? {
         let text = std::fs::read_to_string(&path)
             .map_err(|source| RulesError::Read { path: path.clone(), source })?;
         texts.push((path.display().to_string(), text));
     }
+    Ok(texts)
+}
+
+fn compile(texts: &[(String, String)]) -> Result<Policies, RulesError> {
     let sources: Vec<_> = texts.iter().map(|(file, text)| Source { file, text }).collect();
     Policies::load(&sources).map_err(RulesError::Wrong)
+}
+
+/// A rule in force as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleText {
+    /// `policy_rule` of its events.
+    pub rule: String,
+    /// `policy_version` of its events.
+    pub version: String,
+    /// The document.
+    pub text: String,
+    /// The file that it stands in.
+    pub file: String,
 }
 
 /// The rules in force and where they come from.
 pub struct Rules {
     directory: PathBuf,
     policies: Arc<Policies>,
+    texts: Vec<RuleText>,
     seen: Vec<(PathBuf, Option<SystemTime>, u64)>,
 }
 
 impl Rules {
     /// Reads the directory; one that is missing holds no rules.
     pub fn load(directory: &Path) -> Result<Self, RulesError> {
-        let mut rules = Self { directory: directory.into(), policies: Arc::default(), seen: Vec::new() };
+        let mut rules = Self {
+            directory: directory.into(),
+            policies: Arc::default(),
+            texts: Vec::new(),
+            seen: Vec::new(),
+        };
         rules.seen = rules.look();
-        rules.policies = rules.read()?;
+        (rules.policies, rules.texts) = rules.read()?;
         Ok(rules)
     }
 
@@ -79,11 +107,27 @@ impl Rules {
         Arc::clone(&self.policies)
     }
 
-    fn read(&self) -> Result<Arc<Policies>, RulesError> {
+    /// The same as they were written.
+    pub fn texts(&self) -> &[RuleText] {
+        &self.texts
+    }
+
+    fn read(&self) -> Result<(Arc<Policies>, Vec<RuleText>), RulesError> {
         if !self.directory.exists() {
-            return Ok(Arc::default());
+            return Ok((Arc::default(), Vec::new()));
         }
-        load(std::slice::from_ref(&self.directory)).map(Arc::new)
+        let files = texts(std::slice::from_ref(&self.directory))?;
+        let policies = compile(&files)?;
+        let mut written = Vec::new();
+        for (file, text) in &files {
+            for (version, text) in documents(text) {
+                if let Some(policy) = policies.iter().find(|policy| policy.version == version) {
+                    let (rule, version) = (policy.name.to_string(), version.to_string());
+                    written.push(RuleText { rule, version, text, file: file.clone() });
+                }
+            }
+        }
+        Ok((Arc::new(policies), written))
     }
 
     /// Names, times and sizes: what tells that something changed.
@@ -104,7 +148,10 @@ impl Rules {
             return None;
         }
         self.seen = now;
-        Some(self.read().map(|policies| self.policies = policies))
+        Some(self.read().map(|(policies, texts)| {
+            self.policies = policies;
+            self.texts = texts;
+        }))
     }
 }
 
@@ -123,10 +170,16 @@ mod tests {
         std::fs::write(dir.path().join("notes.txt"), "not: a policy").unwrap();
         assert!(rules.changed().unwrap().is_ok());
         assert_eq!(rules.policies().len(), 1);
+        let [text] = rules.texts() else { panic!("one text") };
+        let policies = rules.policies();
+        let policy = policies.iter().next().unwrap();
+        assert_eq!((text.rule.as_str(), text.version.as_str()), ("a", &*policy.version));
+        assert_eq!((text.text.as_str(), text.file.ends_with("a.yaml")), (ONE.trim(), true));
         std::fs::write(dir.path().join("a.yaml"), "kind: DatabasePolice\n").unwrap();
         let error = rules.changed().unwrap().unwrap_err().to_string();
         assert!(error.contains("a.yaml"), "{error}");
         assert_eq!(rules.policies().len(), 1, "the old rule stays in force");
+        assert_eq!(rules.texts().len(), 1);
         assert!(rules.changed().is_none(), "a refusal is said once");
     }
 

@@ -1,6 +1,7 @@
 //! Events -> terminal: lines for programs, a table for people.
 
 mod json; // values of an event -> JSON
+pub mod grid; // rows -> aligned columns
 pub mod lines; // event -> one JSON object a line
 pub mod table; // event -> one aligned, coloured line
 

@@ -3,6 +3,12 @@
 mod writer; // queue -> receipts -> blocks in the spool
 mod block; // events -> a Native block
 mod chain; // the head of the receipt chain on disk
+pub mod key; // the signing key on disk
+mod notary; // the head of the chain -> signed checkpoints
+mod anchor; // checkpoints -> a place outside
+mod post; // a text -> a POST
+mod retention; // old receipts -> stubs
+mod row; // one row of a small table -> a Native block
 mod spool; // blocks -> files until ClickHouse has them
 mod sender; // files -> ClickHouse
 pub mod clickhouse; // the client, errors by kind
@@ -10,6 +16,7 @@ pub mod schema; // numbered SQL files -> tables
 pub mod embedded; // the agent's own ClickHouse as a child process
 pub mod supervise; // that process died -> another one
 pub mod server; // HTTP -> engine
+mod form; // a form -> its fields
 mod statement; // request text -> statement and data
 mod frame; // ClickHouse's compressed frames
 pub mod engine; // libchdb's C interface
@@ -22,9 +29,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use agent_core::event::{Event, EventKind};
-use agent_core::receipt::Chain;
+use agent_core::receipt::{Chain, Checkpoint, Proof};
 
+use self::anchor::{Anchor, Place};
 use self::chain::{Head, State};
+use self::notary::Notary;
+pub use self::notary::request as rotation_request;
+pub use self::retention::Removed;
+pub use self::row::PolicyText;
+use self::row::Row;
 use self::sender::{Outbox, Sender};
 use self::spool::{Found, Spool};
 use self::writer::{Queue, Reason, Writer};
@@ -52,6 +65,16 @@ pub struct Config {
     pub batch_rows: usize,
     /// ... or when it is this old and nothing else is being sent.
     pub batch_interval: Duration,
+    /// The chain is signed once so many receipts are new ...
+    pub checkpoint_receipts: u64,
+    /// ... or when new ones have waited so long.
+    pub checkpoint_interval: Duration,
+    /// File outside of ClickHouse that keys and checkpoints are appended to.
+    pub anchor_file: Option<PathBuf>,
+    /// Address that they are posted to.
+    pub anchor_url: Option<String>,
+    /// Receipts are removed after so many days; 0: never.
+    pub retention_days: u32,
 }
 
 impl Default for Config {
@@ -67,6 +90,11 @@ impl Default for Config {
             spool_bytes: 1 << 30,
             batch_rows: 50_000,
             batch_interval: Duration::from_secs(1),
+            checkpoint_receipts: 100_000,
+            checkpoint_interval: Duration::from_mins(1),
+            anchor_file: None,
+            anchor_url: None,
+            retention_days: 0,
         }
     }
 }
@@ -93,6 +121,9 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// There is no key to sign the receipts with.
+    #[error(transparent)]
+    Key(#[from] key::KeyError),
     /// No thread could be started.
     #[error("cannot start the store's threads: {source}")]
     Thread {
@@ -150,6 +181,9 @@ pub struct Store {
     outbox: Arc<Outbox>,
     tally: Arc<Tally>,
     threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+    config: Arc<Config>,
+    notary: Arc<Mutex<Notary>>,
+    retention: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Store {
@@ -162,11 +196,12 @@ impl Store {
         let failed = |source| OpenError::State { path: config.state.clone(), source };
         std::fs::create_dir_all(&config.state).map_err(failed)?;
         let (spool, found) =
-            Spool::open(&config.state.join("spool"), &config.agent_id, &block::COLUMNS.join(", "))
-                .map_err(failed)?;
+            Spool::open(&config.state.join("spool"), &config.agent_id, &block::target()).map_err(failed)?;
         let head = Head::new(&config.state);
         let known = head.read().filter(|state| state.agent_id == config.agent_id);
-        let (chain, first) = recover(&config, known, &found).await;
+        let signed = notary::last(&config.state, &config.agent_id);
+        let (chain, first) = recover(&config, known, &found, signed.as_ref()).await;
+        let notary = Notary::open(&config, &chain)?;
         let state = State {
             agent_id: config.agent_id.clone(),
             sequence: chain.sequence,
@@ -177,10 +212,12 @@ impl Store {
         head.write(&state).map_err(failed)?;
 
         let tally = Arc::new(Tally::default());
-        tally.spooled.store(found.batches.iter().map(|b| b.rows).sum(), Relaxed);
+        tally.spooled.store(found.batches.iter().map(spool::Batch::receipts).sum(), Relaxed);
         tally.spooled_bytes.store(found.batches.iter().map(|b| b.bytes).sum(), Relaxed);
         let (config, queue) = (Arc::new(config), Arc::new(Queue::default()));
         let outbox = Arc::new(Outbox::new(found.batches));
+        let anchors = anchors(&config, &notary, signed)?;
+        let notary = Arc::new(Mutex::new(notary));
         let writer = Writer {
             config: Arc::clone(&config),
             queue: Arc::clone(&queue),
@@ -190,6 +227,10 @@ impl Store {
             chain,
             head: head.clone(),
             first,
+            // Published at every start: ClickHouse may be another one than it was.
+            notes: writer::lock(&notary).keys().iter().map(Row::from).collect(),
+            notary: Arc::clone(&notary),
+            anchors,
         };
         let sender = Sender {
             config: Arc::clone(&config),
@@ -206,7 +247,10 @@ impl Store {
                 .spawn(move || sender.run())
                 .map_err(|source| OpenError::Thread { source })?,
         );
-        Ok(Self { queue, outbox, tally, threads: Mutex::new(Some(threads)) })
+        let retention = (config.retention_days > 0).then(|| {
+            tokio::spawn(retention::keep(Arc::clone(&config), Arc::clone(&notary), Arc::clone(&queue)))
+        });
+        Ok(Self { queue, outbox, tally, threads: Mutex::new(Some(threads)), config, notary, retention })
     }
 
     /// Hands an event over. Never waits: an event that cannot be taken is counted, and false is returned.
@@ -216,6 +260,16 @@ impl Store {
         let counter = if taken { &self.tally.pushed } else { &self.tally.dropped_queue };
         counter.fetch_add(1, Relaxed);
         taken
+    }
+
+    /// Keeps the texts of the policies that are in force from now on: receipts name them by rule and version.
+    pub fn policies(&self, policies: &[PolicyText]) {
+        self.queue.note(policies.iter().map(|policy| policy.row(&self.config.agent_id)));
+    }
+
+    /// Removes what is older than the configuration wants it kept, as of a time: nanoseconds since the epoch.
+    pub async fn remove_old(&self, now: u64) -> anyhow::Result<Removed> {
+        retention::remove(&clickhouse::client(&self.config), &self.config, &self.notary, now).await
     }
 
     /// What became of the events so far.
@@ -241,6 +295,7 @@ impl Store {
     /// Writes out what is queued and waits, at most until the deadline, for ClickHouse to confirm it.
     /// What is not confirmed by then stays in the spool for the next start. Calling it again does nothing.
     pub async fn close(&self, deadline: Duration) -> Counters {
+        self.retention.iter().for_each(tokio::task::JoinHandle::abort);
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(threads) = threads {
             let (queue, outbox) = (Arc::clone(&self.queue), Arc::clone(&self.outbox));
@@ -256,6 +311,7 @@ impl Store {
 impl Drop for Store {
     /// As `close` without waiting for ClickHouse: everything pushed is on disk afterwards.
     fn drop(&mut self) {
+        self.retention.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(threads) = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             end(&self.queue, &self.outbox, threads, Duration::ZERO);
         }
@@ -274,12 +330,34 @@ fn end(queue: &Queue, outbox: &Outbox, threads: (JoinHandle<()>, JoinHandle<()>)
     }
 }
 
+/// The places outside, which are told the keys and the last checkpoint again.
+fn anchors(config: &Config, notary: &Notary, signed: Option<Checkpoint>) -> Result<Vec<Anchor>, OpenError> {
+    let file = config.anchor_file.iter().cloned().map(Place::File);
+    let places = file.chain(config.anchor_url.iter().cloned().map(Place::Url));
+    let proofs: Vec<Proof> =
+        notary.keys().iter().cloned().map(Proof::Key).chain(signed.map(Proof::Checkpoint)).collect();
+    let mut anchors = Vec::new();
+    for place in places {
+        let anchor = Anchor::start(place).map_err(|source| OpenError::Thread { source })?;
+        for proof in &proofs {
+            anchor.send(proof);
+        }
+        anchors.push(anchor);
+    }
+    Ok(anchors)
+}
+
 /// Where the chain goes on, and what there is to say about how the last agent ended.
-async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain, Vec<Event>) {
+async fn recover(
+    config: &Config,
+    known: Option<State>,
+    found: &Found,
+    signed: Option<&Checkpoint>,
+) -> (Chain, Vec<Event>) {
     let mut events = Vec::new();
     let mut chain = known.as_ref().map(State::chain).unwrap_or_default();
     let mut last_time = known.as_ref().map_or(0, |state| state.time);
-    if let Some(batch) = found.batches.back()
+    if let Some(batch) = found.batches.iter().max_by_key(|batch| batch.chain.sequence)
         && batch.chain.sequence > chain.sequence
     {
         chain = batch.chain.clone();
@@ -298,6 +376,18 @@ async fn recover(config: &Config, known: Option<State>, found: &Found) -> (Chain
     if found.torn > 0 {
         let text = format!("the ends of {} spooled batches were cut off: their events are lost", found.torn);
         events.push(writer::loss(config, "spool_torn", text));
+    }
+    if let Some(signed) = signed
+        && signed.sequence > chain.sequence
+    {
+        // Their places are taken: what comes now must not be signed as if it were they.
+        let text = format!(
+            "receipts {} to {} were signed, but are not on the disk any more: they are lost unless ClickHouse has them",
+            chain.sequence + 1,
+            signed.sequence
+        );
+        events.push(writer::loss(config, "receipts_lost", text));
+        chain = Chain { sequence: signed.sequence, head: signed.head.0 };
     }
     // Without a state of its own, or after an end that may have lost some of it, the agent asks ClickHouse.
     if known.is_none() || !ended_in_order {

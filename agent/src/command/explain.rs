@@ -32,7 +32,7 @@ pub struct Args {
 
 const DIALECTS: &[&str] = &["postgresql", "mysql", "mariadb", "microsoft.sql_server", "clickhouse"];
 
-fn dialect(name: &str) -> Result<Dialect, String> {
+pub(super) fn dialect(name: &str) -> Result<Dialect, String> {
     Dialect::of_system(name).ok_or_else(|| match nearest(name, DIALECTS) {
         Some(near) => format!("no dialect is called '{name}'; did you mean '{near}'?"),
         None => format!("no dialect is called '{name}'; known: {}", DIALECTS.join(", ")),

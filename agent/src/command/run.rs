@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
 use crate::pipeline::record::Recorder;
-use crate::rules::{Rules, RulesError};
+use crate::rules::{RuleText, Rules, RulesError};
 use crate::store::supervise::{News, Supervisor};
 use crate::store::{self, Store, embedded};
 
@@ -64,10 +64,12 @@ impl Args {
         let url = engine.as_ref().map_or(config.store.url.clone(), Supervisor::url);
         let store = Arc::new(runtime.block_on(Store::open(store_config(&config, url, &agent_id, &host)?))?);
 
+        store.policies(&policy_texts(&rules));
+
         let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
         recorder.redaction_by_database.clone_from(&config.redaction.databases);
         recorder.catalog = Arc::new(catalog(config.catalog.as_deref())?);
-        let to = Arc::clone(&store);
+        let (to, texts) = (Arc::clone(&store), Arc::clone(&store));
         let output = Box::new(move |event: &Event| {
             // A full queue is counted there, and becomes an event of its own.
             to.push(event.clone());
@@ -95,12 +97,16 @@ impl Args {
                 if let Some(change) = rules.changed() {
                     note_rules(pipeline, &change);
                     pipeline.policies = rules.policies();
+                    if change.is_ok() {
+                        texts.policies(&policy_texts(&rules));
+                    }
                 }
             }
             true
         });
         pipeline.note(EventKind::Config, now(), |event| event.error_type = "agent_stopped".into());
         drop(pipeline);
+        drop(texts);
         let counters = runtime.block_on(store.close(CLOSING));
         drop(engine);
         if counters.spooled > 0 {
@@ -118,6 +124,19 @@ impl Args {
 fn now() -> Nanos {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The rules in force as receipts will name them.
+fn policy_texts(rules: &Rules) -> Vec<store::PolicyText> {
+    let time = now().0;
+    let text = |rule: &RuleText| store::PolicyText {
+        rule: rule.rule.clone(),
+        version: rule.version.clone(),
+        text: rule.text.clone(),
+        file: rule.file.clone(),
+        time,
+    };
+    rules.texts().iter().map(text).collect()
 }
 
 /// New rules are in force, or were refused: either is an event.
@@ -193,6 +212,11 @@ fn store_config(config: &Config, url: String, agent_id: &str, host: &str) -> any
         agent_id: agent_id.to_owned(),
         host_name: host.to_owned(),
         spool_bytes: crate::config::bytes(&config.store.spool).unwrap_or(1 << 30),
+        checkpoint_receipts: config.checkpoint.receipts,
+        checkpoint_interval: Duration::from_secs(config.checkpoint.seconds),
+        anchor_file: config.anchor.file.clone(),
+        anchor_url: config.anchor.url.clone(),
+        retention_days: config.retention.days,
         ..store::Config::default()
     })
 }

@@ -24,6 +24,11 @@ pub(super) static COLUMNS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     FIELDS.iter().flat_map(stored).chain(["chain"]).collect()
 });
 
+/// Where blocks go.
+pub(super) fn target() -> String {
+    format!("events ({})", COLUMNS.join(", "))
+}
+
 /// Makes blocks; keeps its tables between them.
 #[derive(Default)]
 pub(super) struct Encoder {
@@ -400,7 +405,7 @@ impl Dictionary {
     }
 }
 
-fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -408,7 +413,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn text(out: &mut Vec<u8>, value: &str) {
+pub(super) fn text(out: &mut Vec<u8>, value: &str) {
     varint(out, value.len() as u64);
     out.extend_from_slice(value.as_bytes());
 }

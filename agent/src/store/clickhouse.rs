@@ -8,6 +8,7 @@ use clickhouse::error::Error;
 use clickhouse::{Client, Compression};
 
 use super::Config;
+use super::row::Row;
 use super::spool::Batch;
 
 /// Longest silence while data is sent, and while the server commits.
@@ -39,12 +40,21 @@ fn is_local(url: &str) -> bool {
 /// Sends one batch as one insert. The token makes ClickHouse drop it, with what its materialized views would
 /// make of it, where it has been stored before.
 pub(super) async fn insert(client: &Client, batch: &Batch, blocks: Vec<Bytes>) -> Result<(), Error> {
-    let sql = format!("INSERT INTO events ({}) FORMAT Native", batch.columns);
+    send(client, &batch.target, &batch.token, blocks).await
+}
+
+/// Stores one row of another table, once for each token.
+pub(super) async fn insert_row(client: &Client, row: &Row, token: &str) -> Result<(), Error> {
+    send(client, &row.target, token, vec![Bytes::copy_from_slice(&row.block)]).await
+}
+
+async fn send(client: &Client, target: &str, token: &str, blocks: Vec<Bytes>) -> Result<(), Error> {
+    let sql = format!("INSERT INTO {target} FORMAT Native");
     let mut insert = client
         .insert_formatted_with(sql)
         .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
         .with_setting("insert_deduplicate", "1")
-        .with_setting("insert_deduplication_token", batch.token.as_str())
+        .with_setting("insert_deduplication_token", token)
         .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
         // The batch becomes one block, so that it is stored whole or not at all.
         .with_setting("async_insert", "0")

@@ -217,12 +217,12 @@ impl Sender {
         if let Err(error) = batch.remove() {
             tracing::warn!(%error, "cannot remove a stored batch: it will be sent again and dropped as a repetition");
         }
-        self.tally.stored.fetch_add(batch.rows, Relaxed);
+        self.tally.stored.fetch_add(batch.receipts(), Relaxed);
         self.removed(batch);
     }
 
     fn removed(&self, batch: &Batch) {
-        self.tally.spooled.fetch_sub(batch.rows, Relaxed);
+        self.tally.spooled.fetch_sub(batch.receipts(), Relaxed);
         self.tally.spooled_bytes.fetch_sub(batch.bytes, Relaxed);
         let mut inner = self.outbox.lock();
         inner.batches.pop_front();

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::engine::{Connection, Engine, EngineError, Exception, Stats};
 use super::frame::{self, FrameError, Unpacker};
-use super::statement;
+use super::{form, statement};
 
 /// Most bytes of a query's own text; an insert's data beside it is not limited.
 const QUERY_BYTES: usize = 64 << 20;
@@ -203,6 +203,21 @@ impl Asked {
         asked
     }
 
+    /// Takes what a form says: the query, its parameters, settings.
+    fn add_form(&mut self, body: &[u8], boundary: &str) -> Result<(), Failure> {
+        let wrong = || Failure::Http(StatusCode::BAD_REQUEST, "the form is not whole\n".to_owned());
+        for (name, value) in form::fields(body, boundary).ok_or_else(wrong)? {
+            let value = String::from_utf8(value).map_err(|_| wrong())?;
+            match name.as_str() {
+                "query" => self.query.push_str(&value),
+                "database" => self.database = Some(value),
+                name if NOT_SETTINGS.contains(&name) => {}
+                _ => self.settings.push((name, value)),
+            }
+        }
+        Ok(())
+    }
+
     /// A connection set up as the request asks.
     fn connection(&self, engine: &Engine) -> Result<Connection, Exception> {
         let mut connection = engine.connect().map_err(|e| Exception::new(e.to_string()))?;
@@ -256,6 +271,14 @@ impl From<FrameError> for Failure {
     }
 }
 
+/// The whole of a body that holds a query.
+async fn whole(body: Incoming) -> Result<Bytes, Failure> {
+    let collected = Limited::new(body, QUERY_BYTES).collect().await.map_err(|error| {
+        Failure::Http(StatusCode::PAYLOAD_TOO_LARGE, format!("cannot read the query: {error}\n"))
+    })?;
+    Ok(collected.to_bytes())
+}
+
 impl Shared {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         match (request.method().as_str(), request.uri().path()) {
@@ -272,21 +295,22 @@ impl Shared {
     }
 
     async fn query(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
-        let asked = Arc::new(Asked::read(&request));
+        let mut asked = Asked::read(&request);
+        let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let boundary = content_type.and_then(form::boundary);
         let body = request.into_body();
+        if let Some(boundary) = boundary {
+            asked.add_form(&whole(body).await?, &boundary)?;
+            return self.text(Arc::new(asked), Vec::new()).await;
+        }
+        let asked = Arc::new(asked);
         if let Some(insert) = statement::insert(asked.query.as_bytes()) {
             let (head, inline) = (insert.head.to_vec(), Bytes::copy_from_slice(insert.inline));
             let format = insert.format.or(asked.format.as_deref()).unwrap_or("Values").to_owned();
             return self.insert(asked, head, format, inline, Some(body)).await;
         }
-        let collected = Limited::new(body, QUERY_BYTES).collect().await.map_err(|error| {
-            Failure::Http(StatusCode::PAYLOAD_TOO_LARGE, format!("cannot read the query: {error}\n"))
-        })?;
-        let mut text = asked.query.clone().into_bytes();
-        let body = collected.to_bytes();
-        if !text.is_empty() && !body.is_empty() {
-            text.push(b'\n');
-        }
+        let body = whole(body).await?;
+        let mut text = Vec::new();
         if asked.decompress {
             let mut unpacker = Unpacker::default();
             unpacker.push(&body, |data| {
@@ -297,6 +321,16 @@ impl Shared {
         } else {
             text.extend_from_slice(&body);
         }
+        self.text(asked, text).await
+    }
+
+    /// A request whose text is at hand: what the address says of it, then what the body says.
+    async fn text(self: Arc<Self>, asked: Arc<Asked>, body: Vec<u8>) -> Result<Response<Body>, Failure> {
+        let mut text = asked.query.clone().into_bytes();
+        if !text.is_empty() && !body.is_empty() {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(&body);
         if let Some(insert) = statement::insert(&text) {
             let (head, inline) = (insert.head.to_vec(), Bytes::copy_from_slice(insert.inline));
             let format = insert.format.or(asked.format.as_deref()).unwrap_or("Values").to_owned();

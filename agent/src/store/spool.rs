@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use agent_core::receipt::{Chain, Hash};
 use bytes::Bytes;
 
+use super::row::Row;
+
 const MAGIC: &[u8; 8] = b"weirspl1";
 const EXTENSION: &str = "batch";
 /// length, checksum, rows, first sequence, hash of the last receipt, time of the last event, packed flag,
@@ -28,8 +30,8 @@ const LARGEST: usize = 512 << 20;
 pub(super) struct Batch {
     path: PathBuf,
     number: u64,
-    /// Columns of its blocks.
-    pub(super) columns: String,
+    /// Where its blocks go: `table (column, column)`.
+    pub(super) target: String,
     /// Names it for good: sent twice, it is stored once.
     pub(super) token: String,
     /// Its rows.
@@ -58,7 +60,7 @@ pub(super) struct Found {
 pub(super) struct Spool {
     directory: PathBuf,
     agent: String,
-    columns: String,
+    target: String,
     next: u64,
     open: Option<Open>,
 }
@@ -72,7 +74,7 @@ struct Open {
 
 impl Spool {
     /// Opens the directory and reads what an earlier agent left.
-    pub(super) fn open(directory: &Path, agent: &str, columns: &str) -> io::Result<(Self, Found)> {
+    pub(super) fn open(directory: &Path, agent: &str, target: &str) -> io::Result<(Self, Found)> {
         std::fs::create_dir_all(directory)?;
         let mut numbers = Vec::new();
         for entry in std::fs::read_dir(directory)? {
@@ -97,7 +99,7 @@ impl Spool {
         let spool = Self {
             directory: directory.to_path_buf(),
             agent: agent.into(),
-            columns: columns.into(),
+            target: target.into(),
             next,
             open: None,
         };
@@ -109,7 +111,7 @@ impl Spool {
     pub(super) fn append(&mut self, block: &Block<'_>, pack: bool) -> io::Result<u64> {
         let before = self.open.as_ref().map_or(0, |open| open.batch.bytes);
         if self.open.is_none() {
-            self.open = Some(self.begin()?);
+            self.open = Some(self.begin(self.target.clone())?);
         }
         let Some(open) = &mut self.open else { return Ok(0) };
         let record = block.record(pack);
@@ -133,14 +135,30 @@ impl Spool {
         Ok(batch.bytes - before)
     }
 
-    fn begin(&mut self) -> io::Result<Open> {
+    /// Writes a batch of one row for another table, to be sent in its turn. It is on the disk when this returns.
+    pub(super) fn note(&mut self, row: &Row, chain: &Chain, time: u64) -> io::Result<Batch> {
+        let Open { file, mut batch, .. } = self.begin(row.target.clone())?;
+        let block = Block { first: chain.sequence, rows: 1, head: chain.head, time, bytes: &row.block };
+        let record = block.record(false);
+        if let Err(error) = file.write_all_at(&record, batch.bytes).and_then(|()| file.sync_data()) {
+            let _ = std::fs::remove_file(&batch.path);
+            return Err(error);
+        }
+        (batch.rows, batch.first, batch.time) = (1, chain.sequence, time);
+        batch.chain = chain.clone();
+        batch.bytes += record.len() as u64;
+        batch.token = token(&self.agent, &batch, &record);
+        Ok(batch)
+    }
+
+    fn begin(&mut self, target: String) -> io::Result<Open> {
         let number = self.next;
         let path = self.directory.join(format!("{number:020}.{EXTENSION}"));
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         let mut head = MAGIC.to_vec();
-        head.extend_from_slice(&(self.columns.len() as u32).to_le_bytes());
-        head.extend_from_slice(self.columns.as_bytes());
-        head.extend_from_slice(&crc32fast::hash(self.columns.as_bytes()).to_le_bytes());
+        head.extend_from_slice(&(target.len() as u32).to_le_bytes());
+        head.extend_from_slice(target.as_bytes());
+        head.extend_from_slice(&crc32fast::hash(target.as_bytes()).to_le_bytes());
         if let Err(error) = file.write_all(&head) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
@@ -149,7 +167,7 @@ impl Spool {
         let batch = Batch {
             path,
             number,
-            columns: self.columns.clone(),
+            target,
             token: String::new(),
             rows: 0,
             bytes: head.len() as u64,
@@ -171,19 +189,37 @@ impl Spool {
         if force && let Err(error) = file.sync_data() {
             tracing::warn!(%error, "cannot force a spooled batch to the disk");
         }
-        batch.token = token(&self.agent, batch.first, &batch.chain);
+        batch.token = token(&self.agent, &batch, &[]);
         Some(batch)
     }
 }
 
 /// The same batch always has the same name; no other has.
-fn token(agent: &str, first: u64, chain: &Chain) -> String {
+fn token(agent: &str, batch: &Batch, record: &[u8]) -> String {
+    let Batch { first, chain, .. } = batch;
     let [a, b, c, d, e, f, g, h, ..] = chain.head;
     let head = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    format!("{agent}/{first}-{}/{head:016x}", chain.sequence)
+    let receipts = format!("{agent}/{first}-{}/{head:016x}", chain.sequence);
+    if batch.is_receipts() {
+        return receipts;
+    }
+    // Several rows of other tables may belong to one place in the chain.
+    format!("{receipts}/{:08x}", crc32fast::hash(record))
 }
 
+/// The table of receipts, as a target begins.
+const RECEIPTS: &str = "events (";
+
 impl Batch {
+    fn is_receipts(&self) -> bool {
+        self.target.starts_with(RECEIPTS)
+    }
+
+    /// Its rows that are receipts.
+    pub(super) fn receipts(&self) -> u64 {
+        if self.is_receipts() { self.rows } else { 0 }
+    }
+
     /// Its blocks, unpacked, as they are sent.
     pub(super) fn blocks(&self) -> io::Result<Vec<Bytes>> {
         let bytes = Bytes::from(std::fs::read(&self.path)?);
@@ -264,7 +300,7 @@ struct Record<'a> {
 
 /// The records of a file, up to the first that is not whole.
 struct Records<'a> {
-    columns: &'a str,
+    target: &'a str,
     rest: &'a [u8],
 }
 
@@ -272,12 +308,12 @@ impl<'a> Records<'a> {
     fn open(bytes: &'a [u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(MAGIC)?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (columns, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let (target, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
         let (checksum, rest) = rest.split_first_chunk::<4>()?;
-        if crc32fast::hash(columns) != u32::from_le_bytes(*checksum) {
+        if crc32fast::hash(target) != u32::from_le_bytes(*checksum) {
             return None;
         }
-        Some(Self { columns: std::str::from_utf8(columns).ok()?, rest })
+        Some(Self { target: std::str::from_utf8(target).ok()?, rest })
     }
 
     fn next(&mut self) -> Option<Record<'a>> {
@@ -311,13 +347,15 @@ fn recover(path: &Path, number: u64, agent: &str) -> io::Result<(Option<Batch>, 
     File::open(path)?.read_to_end(&mut bytes)?;
     let Some(mut records) = Records::open(&bytes) else { return Ok((None, true)) };
     let mut batch: Option<Batch> = None;
-    let columns = records.columns;
+    let target = records.target;
+    let start = bytes.len() - records.rest.len();
     while let Some(record) = records.next() {
         let chain = Chain { sequence: record.first + record.rows - 1, head: record.head };
         let batch = batch.get_or_insert_with(|| Batch {
             path: path.to_path_buf(),
             number,
-            columns: columns.into(),
+            // An agent of an earlier version named the columns only.
+            target: if target.contains('(') { target.into() } else { format!("{RECEIPTS}{target})") },
             token: String::new(),
             rows: 0,
             bytes: 0,
@@ -336,7 +374,7 @@ fn recover(path: &Path, number: u64, agent: &str) -> io::Result<(Option<Batch>, 
     }
     if let Some(batch) = &mut batch {
         batch.bytes = whole;
-        batch.token = token(agent, batch.first, &batch.chain);
+        batch.token = token(agent, batch, bytes.get(start..whole as usize).unwrap_or_default());
     }
     Ok((batch, torn))
 }

@@ -15,7 +15,7 @@ fn block(first: u64, rows: u64, bytes: &[u8]) -> Block<'_> {
 #[test]
 fn batches_come_back_in_order_under_the_same_token() {
     let path = directory("order");
-    let (mut spool, found) = Spool::open(&path, "a", "x, y").unwrap();
+    let (mut spool, found) = Spool::open(&path, "a", "events (x, y)").unwrap();
     assert_eq!(found, Found::default());
     spool.append(&block(1, 2, b"one"), false).unwrap();
     spool.append(&block(3, 1, &[7; 1000]), true).unwrap();
@@ -24,10 +24,10 @@ fn batches_come_back_in_order_under_the_same_token() {
     assert_eq!(sealed.blocks().unwrap(), [Bytes::from_static(b"one"), Bytes::from(vec![7; 1000])]);
     spool.append(&block(4, 1, b"two"), false).unwrap();
     // Killed here: the second batch was never sealed.
-    let (mut spool, found) = Spool::open(&path, "a", "x, y, z").unwrap();
+    let (mut spool, found) = Spool::open(&path, "a", "events (x, y, z)").unwrap();
     assert_eq!(found.torn, 0);
     assert_eq!(found.batches[0], sealed);
-    assert_eq!((found.batches[1].rows, found.batches[1].columns.as_str()), (1, "x, y"));
+    assert_eq!((found.batches[1].receipts(), found.batches[1].target.as_str()), (1, "events (x, y)"));
     assert_ne!(found.batches[0].token, found.batches[1].token);
     // New batches come after the old ones.
     spool.append(&block(5, 1, b"three"), false).unwrap();
@@ -83,4 +83,31 @@ fn a_full_disk_leaves_what_was_there() {
     assert_eq!(spool.seal(false).unwrap().rows, 2);
     let (_, found) = Spool::open(&path, "a", "x").unwrap();
     assert_eq!((found.batches[0].rows, found.torn), (2, 0));
+}
+
+#[test]
+fn a_row_for_another_table_is_a_batch_of_its_own() {
+    let path = directory("note");
+    let (mut spool, _) = Spool::open(&path, "a", "events (x)").unwrap();
+    spool.append(&block(1, 2, b"open"), false).unwrap();
+    let chain = Chain { sequence: 2, head: [2; 32] };
+    let row = |bytes: &[u8]| Row { target: "checkpoints (y)".into(), block: bytes.to_vec() };
+    let notes =
+        [spool.note(&row(b"one"), &chain, 20).unwrap(), spool.note(&row(b"two"), &chain, 20).unwrap()];
+    assert_ne!(notes[0].token, notes[1].token, "the same place in the chain, not the same row");
+    assert_eq!((notes[0].receipts(), notes[0].rows), (0, 1));
+    let (_, found) = Spool::open(&path, "a", "events (x)").unwrap();
+    assert_eq!(found.batches.iter().skip(1).cloned().collect::<Vec<_>>(), notes);
+    assert_eq!(found.batches.iter().map(Batch::receipts).sum::<u64>(), 2);
+}
+
+#[test]
+fn a_spool_of_an_earlier_version_holds_events() {
+    let path = directory("earlier");
+    let (mut spool, _) = Spool::open(&path, "a", "x, y").unwrap();
+    spool.append(&block(1, 2, b"one"), false).unwrap();
+    let sealed = spool.seal(false).unwrap();
+    let (_, found) = Spool::open(&path, "a", "events (x)").unwrap();
+    assert_eq!((found.batches[0].receipts(), found.batches[0].target.as_str()), (2, "events (x, y)"));
+    let _ = sealed;
 }

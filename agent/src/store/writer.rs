@@ -1,14 +1,17 @@
 //! The queue -> receipts -> blocks in the spool. One thread; waits for nothing but the disk.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::event::{Event, EventKind};
-use agent_core::receipt::Chain;
+use agent_core::receipt::{Chain, Proof};
 
+use super::anchor::Anchor;
 use super::block::Encoder;
 use super::chain::{Head, State};
+use super::notary::Notary;
+use super::row::Row;
 use super::sender::Outbox;
 use super::spool::{Block, Spool};
 use super::{Config, Tally};
@@ -30,6 +33,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Inner {
     events: Vec<Event>,
+    notes: Vec<Row>,
     closed: bool,
 }
 
@@ -47,6 +51,16 @@ impl Queue {
             self.filled.notify_one();
         }
         true
+    }
+
+    /// Rows for other tables than that of the events.
+    pub(super) fn note(&self, rows: impl Iterator<Item = Row>) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).notes.extend(rows);
+        self.filled.notify_one();
+    }
+
+    fn take_notes(&self) -> Vec<Row> {
+        std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).notes)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -95,6 +109,10 @@ pub(super) struct Writer {
     pub(super) head: Head,
     /// Events to record first: what the last life of the agent left unsaid.
     pub(super) first: Vec<Event>,
+    /// Rows for other tables that are not in the spool yet.
+    pub(super) notes: Vec<Row>,
+    pub(super) notary: Arc<Mutex<Notary>>,
+    pub(super) anchors: Vec<Anchor>,
 }
 
 impl Writer {
@@ -134,11 +152,16 @@ impl Writer {
             }
             events.clear();
             events.shrink_to(QUEUE);
+            self.write_notes();
             self.seal(false);
-            if self.queue.take(&mut events, tick) {
+            let ends = self.queue.take(&mut events, tick);
+            if let Some(event) = self.rotate() {
+                events.insert(0, event);
+            } else if ends {
                 break;
             }
         }
+        self.write_notes();
         self.seal(true);
         let state = State {
             agent_id: self.config.agent_id.clone(),
@@ -203,17 +226,98 @@ impl Writer {
         }
     }
 
-    /// Hands the batch over once it is large enough, or old enough and nothing else is being sent.
-    fn seal(&mut self, now: bool) {
-        let Some((rows, age)) = self.spool.pending() else { return };
-        let large = rows >= self.config.batch_rows as u64;
-        let due = age >= self.config.batch_interval && self.outbox.is_idle();
-        if (now || large || due)
-            && let Some(batch) = self.spool.seal(self.outbox.is_waiting())
-        {
-            self.outbox.put(batch);
+    /// Hands the batch over once it is large enough, or old enough and nothing else is being sent, or its receipts
+    /// have to be signed. A checkpoint follows the receipts that it is about.
+    fn seal(&mut self, ending: bool) {
+        let due = lock(&self.notary).is_due(&self.chain, ending);
+        if let Some((rows, age)) = self.spool.pending() {
+            let large = rows >= self.config.batch_rows as u64;
+            let old = age >= self.config.batch_interval && self.outbox.is_idle();
+            // What is signed must not be lost: then a later life would sign others in its place.
+            if (ending || large || old || due)
+                && let Some(batch) = self.spool.seal(due || self.outbox.is_waiting())
+            {
+                self.outbox.put(batch);
+            }
+        }
+        if due && self.spool.pending().is_none() {
+            self.checkpoint();
         }
     }
+
+    /// Signs the chain up to here; false where that cannot be kept.
+    fn checkpoint(&mut self) -> bool {
+        let mut notary = lock(&self.notary);
+        let checkpoint = notary.checkpoint(&self.chain);
+        match self.spool.note(&Row::from(&checkpoint), &self.chain, checkpoint.time) {
+            Ok(batch) => {
+                self.tally.spooled_bytes.fetch_add(batch.bytes, Relaxed);
+                self.outbox.put(batch);
+                notary.signed(&checkpoint);
+                let proof = Proof::Checkpoint(checkpoint);
+                for anchor in &self.anchors {
+                    anchor.send(&proof);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot write a checkpoint to the spool: it is tried again");
+                notary.put_off();
+                false
+            }
+        }
+    }
+
+    /// Writes what is for other tables; what finds no room on the disk is tried again.
+    fn write_notes(&mut self) {
+        self.notes.append(&mut self.queue.take_notes());
+        while let Some(row) = self.notes.first() {
+            match self.spool.note(row, &self.chain, now()) {
+                Ok(batch) => {
+                    self.tally.spooled_bytes.fetch_add(batch.bytes, Relaxed);
+                    self.outbox.put(batch);
+                    self.notes.remove(0);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot write to the spool: it is tried again");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes another key where somebody asked for it: the present one signs all that came before.
+    fn rotate(&mut self) -> Option<Event> {
+        if !lock(&self.notary).wants_rotation() {
+            return None;
+        }
+        self.seal(true);
+        if lock(&self.notary).is_due(&self.chain, true) {
+            return None; // it could not be signed: later
+        }
+        let mut notary = lock(&self.notary);
+        match notary.rotate(&self.chain, &self.config) {
+            Ok(event) => {
+                if let Some(key) = notary.keys().last() {
+                    self.notes.push(Row::from(key));
+                    let proof = Proof::Key(key.clone());
+                    for anchor in &self.anchors {
+                        anchor.send(&proof);
+                    }
+                }
+                Some(event)
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot take another signing key: the present one goes on");
+                None
+            }
+        }
+    }
+}
+
+/// The one who signs.
+pub(super) fn lock(notary: &Mutex<Notary>) -> MutexGuard<'_, Notary> {
+    notary.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why an event is not recorded.

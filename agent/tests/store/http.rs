@@ -91,6 +91,12 @@ fn queries_settings_and_errors() {
         encode("it's")
     );
     assert_eq!(ok(&request(&url, "GET", &target, "", b"")), "42\tit's\n".replace('\'', "\\'"));
+    let form = "--b\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT {n:UInt8} + 1, {s:String}\r\n--b\r\n\
+                Content-Disposition: form-data; name=\"param_n\"\r\n\r\n41\r\n--b\r\n\
+                Content-Disposition: form-data; name=\"param_s\"\r\n\r\nx\r\n--b--\r\n";
+    let head = "Content-Type: multipart/form-data; boundary=b\r\n";
+    assert_eq!(ok(&request(&url, "POST", "/", head, form.as_bytes())), "42\tx\n");
+    assert_eq!(request(&url, "POST", "/", head, &form.as_bytes()[..90]).status, 400);
     assert_eq!(
         ok(&request(&url, "GET", "/?query=SELECT+getSetting('max_threads')&max_threads=3", "", b"")),
         "3\n"

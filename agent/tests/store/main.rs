@@ -2,6 +2,9 @@
 
 mod dashboards;
 mod http;
+mod proofs;
+mod report;
 mod support;
+mod tamper;
 mod verify;
 mod writer;
