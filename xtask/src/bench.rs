@@ -15,6 +15,7 @@ mod overhead; // what watching costs the database
 mod pipeline; // how fast captured bytes become statements
 mod routes; // what watching costs over TLS and Unix sockets, and those who have nothing to do with it
 mod store; // how fast events become rows, and how small
+mod verify; // how fast receipts are verified
 
 /// Measure, each number against its peers in the same run.
 #[derive(clap::Args)]
@@ -23,7 +24,7 @@ mod store; // how fast events become rows, and how small
   cargo xtask bench overhead --rounds 5 --seconds 10
   cargo xtask bench pipeline --json")]
 pub struct Args {
-    /// Only this one: overhead, tls, unix, syscalls, pipeline or store
+    /// Only this one: overhead, tls, unix, syscalls, pipeline, store or verify
     name: Option<String>,
     /// Print one JSON object instead of tables
     #[arg(long)]
@@ -40,6 +41,9 @@ pub struct Args {
     /// Rows stored in `store`
     #[arg(long, default_value_t = 2_000_000)]
     rows: u32,
+    /// Receipts checked in `verify`
+    #[arg(long, default_value_t = 1_000_000)]
+    receipts: u32,
 }
 
 /// A table: what was measured, its heads, its lines.
@@ -49,7 +53,7 @@ struct Table {
     lines: Vec<Vec<String>>,
 }
 
-const NAMES: &[&str] = &["overhead", "tls", "unix", "syscalls", "pipeline", "store"];
+const NAMES: &[&str] = &["overhead", "tls", "unix", "syscalls", "pipeline", "store", "verify"];
 
 impl Args {
     /// Runs the command.
@@ -75,6 +79,7 @@ impl Args {
                 "unix" => routes::run(routes::Way::Unix, &weir, self.rounds, self.seconds)?,
                 "syscalls" => routes::syscalls(&weir, self.rounds)?,
                 "pipeline" => pipeline::run(&weir, self.transactions)?,
+                "verify" => verify::run(self.receipts)?,
                 _ => store::run(self.rows)?,
             };
             results[*name] = value;
