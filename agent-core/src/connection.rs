@@ -5,6 +5,7 @@ use crate::protocol::{Context, Entry, First, Guess, PROTOCOLS, Piece, Protocol, 
 use crate::segment::{Nanos, Segment, Side};
 use crate::sql::Texts;
 use crate::stream::{Ordered, Stream};
+use crate::tie::begins_with_records;
 
 /// Bytes of each direction that detection looks at.
 const WINDOW: usize = 16 << 10;
@@ -182,6 +183,10 @@ impl Reading {
                         self.state = State::Refused;
                         sink.refused();
                     }
+                    Verdict::Encrypted => {
+                        self.state = State::Refused;
+                        sink.encrypted();
+                    }
                     Verdict::Open(entry, start, client) => {
                         self.client = Some(client);
                         sink.detected(entry.name, client);
@@ -230,6 +235,8 @@ struct Detecting {
     seen: Vec<Seen>,
     losses: Vec<(Loss, Nanos)>,
     total: [u64; 2],
+    /// Whether something that a side sent, joined midway, began as TLS records do.
+    records: [bool; 2],
 }
 
 struct Seen {
@@ -241,12 +248,14 @@ struct Seen {
 enum Verdict {
     Wait,
     Refuse,
+    /// It was joined too late to see that it turned to TLS.
+    Encrypted,
     Open(&'static Entry, Start, Side),
 }
 
 impl Detecting {
     fn new(start: Start) -> Self {
-        Self { start, seen: Vec::new(), losses: Vec::new(), total: [0; 2] }
+        Self { start, seen: Vec::new(), losses: Vec::new(), total: [0; 2], records: [false; 2] }
     }
 
     fn push(&mut self, from: Side, ordered: Ordered<'_>, time: Nanos) {
@@ -260,6 +269,7 @@ impl Detecting {
                     _ => self.seen.push(Seen { from, time, bytes: bytes.into() }),
                 }
                 if self.start == Start::Midstream {
+                    self.records[from.index()] |= begins_with_records(bytes);
                     self.forget();
                 }
             }
@@ -302,8 +312,11 @@ impl Detecting {
         if self.seen.is_empty() {
             return Verdict::Wait;
         }
+        if self.records == [true; 2] {
+            return Verdict::Encrypted;
+        }
         let sides = [self.bytes(Side::A), self.bytes(Side::B)];
-        let mut unsure = false;
+        let mut unsure = self.records != [false; 2];
         let hinted = |entry: &&Entry| hint == Some(entry.name);
         let table = PROTOCOLS.iter().filter(hinted).chain(PROTOCOLS.iter().filter(|e| !hinted(e)));
         for entry in table {
@@ -330,6 +343,17 @@ impl Detecting {
             Start::Midstream if hint.is_some() => HINTED_MAX,
             Start::Midstream => MIDSTREAM_MAX,
         };
-        if unsure && self.total.iter().all(|&total| total <= limit) { Verdict::Wait } else { Verdict::Refuse }
+        if unsure && self.total.iter().all(|&total| total <= limit) {
+            Verdict::Wait
+        } else if self.records == [false; 2] {
+            Verdict::Refuse
+        } else {
+            // The other direction has nothing to say, or was met in the middle of something large.
+            Verdict::Encrypted
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "connection/tests.rs"]
+mod tests;

@@ -99,6 +99,8 @@ pub struct Wire<'a> {
     pub titled: bool,
     /// `application_name` and its like.
     pub application_name: &'a str,
+    /// Subject of the client's TLS certificate, as its handshake showed it.
+    pub certificate: &'a str,
 }
 
 /// Decides what the evidence amounts to.
@@ -136,6 +138,8 @@ pub fn decide(workload: Option<&Workload>, wire: Wire<'_>) -> Identity {
         identity.container.clone_from(&workload.container);
     }
     claim("db_user", wire.db_user, if wire.titled { "server_title" } else { "wire" }, 30);
+    // The server saw it too, and asked for a proof of its key; whether it trusts who signed it is not known here.
+    claim("tls_client_subject", wire.certificate, "tls_handshake", 50);
     claim("db_application_name", wire.application_name, "wire", 10);
     identity.principal = principal(workload, wire.db_user);
     identity.conflict = conflict(&claims);
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn principal_follows_the_order_of_trust() {
-        let wire = Wire { db_user: "shop", application_name: "psql", titled: false };
+        let wire = Wire { db_user: "shop", application_name: "psql", ..Wire::default() };
         let name = |w: Option<Workload>| decide(w.as_ref(), wire).principal.to_string();
         let id = "0123456789abcdef0123456789abcdef";
         assert_eq!(name(Some(workload(Some(id), Some("alice"), "root"))), "container:0123456789ab");

@@ -43,6 +43,10 @@ pub trait Sink {
     }
     /// No entry of the table matched: nothing more will come from this connection.
     fn refused(&mut self) {}
+    /// It was joined midway and carries TLS: of a database or of anything else. Nothing more will come from it.
+    fn encrypted(&mut self) {
+        self.refused();
+    }
     /// The session began or changed (user, database, role, `application_name`, ...).
     fn session(&mut self, session: &Arc<Session>) {
         let _ = session;
@@ -159,10 +163,19 @@ pub fn of_socket(path: &str) -> Option<&'static str> {
     PROTOCOLS.iter().find(|e| !e.socket.is_empty() && name.starts_with(e.socket)).map(|e| e.name)
 }
 
-/// Can these be the first bytes of a database connection? Asked of plaintext before it is known whose it is.
-pub fn could_begin(one: &[u8], other: &[u8]) -> bool {
+/// Can these be bytes of a database connection: its first ones, or proven ones of a connection that was there before?
+/// Asked of plaintext before it is known whose it is.
+pub fn could_be(one: &[u8], other: &[u8]) -> bool {
     [(one, other), (other, one)].into_iter().any(|(client, server)| {
         let first = First { client, server, hinted: false, start: Start::Beginning };
-        PROTOCOLS.iter().any(|entry| (entry.detect)(&first) != Guess::No)
+        let late = First { start: Start::Midstream, ..first };
+        PROTOCOLS
+            .iter()
+            .any(|entry| (entry.detect)(&first) != Guess::No || (entry.detect)(&late) == Guess::Midstream)
     })
+}
+
+/// The protocol whose servers usually listen on this port.
+pub fn of_port(port: u16) -> Option<&'static str> {
+    PROTOCOLS.iter().find(|entry| entry.port == port).map(|entry| entry.name)
 }

@@ -238,6 +238,10 @@ impl Sink for Log {
         self.push("refused", json!(true));
     }
 
+    fn encrypted(&mut self) {
+        self.push("encrypted", json!(true));
+    }
+
     fn session(&mut self, session: &Arc<Session>) {
         self.push("session", session_json(session));
     }

@@ -10,9 +10,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
+mod certificate; // a client's handshake -> its certificate's subject
 mod framer; // segments -> records
 
-pub use framer::{APPLICATION_DATA, Framer, Header};
+pub use certificate::Flight;
+pub use framer::{APPLICATION_DATA, Framer, Header, begins_with_records};
 
 /// Longest plaintext of one record (RFC 8446, 5.1).
 const PLAINTEXT_MAX: u32 = 1 << 14;
@@ -112,6 +114,12 @@ impl Ties {
         self.sockets.entry(cookie).or_default();
     }
 
+    /// A socket that carried TLS before anybody looked.
+    pub fn joined_socket(&mut self, cookie: u64) {
+        let way = || Way { framer: Framer::joined(), ..Way::default() };
+        self.sockets.entry(cookie).or_insert_with(|| [way(), way()]);
+    }
+
     /// The socket is gone, or nothing more is asked of it.
     pub fn forget_socket(&mut self, cookie: u64) {
         for way in self.sockets.remove(&cookie).into_iter().flatten() {
@@ -133,6 +141,11 @@ impl Ties {
     /// Whether anything is still asked of the socket.
     pub fn knows_socket(&self, cookie: u64) -> bool {
         self.sockets.contains_key(&cookie)
+    }
+
+    /// Whether nothing more can come of it: more records were seen than are compared with what sessions write.
+    pub fn is_exhausted(&self, cookie: u64) -> bool {
+        self.sockets.get(&cookie).is_none_or(|ways| ways.iter().all(|way| way.done))
     }
 
     /// How many records of its peer were seen without a session of this host that could have written them.
@@ -291,6 +304,7 @@ impl Ties {
         }
         let way = &mut ways[from.index()];
         way.records = Vec::new();
+        way.framer.hunt_no_more();
         let matched = fit.records as u32;
         way.tied = Some(Tied { session, overhead: fit.added, matched });
         out(Step::Tied(session, cookie, from));

@@ -124,6 +124,8 @@ pub struct Wishes {
     pub bulk: [Option<bool>; 2],
     /// It cannot be read from here on, and nothing was said of it yet: see [`Flow::withhold`].
     pub blind: Option<Blindness>,
+    /// It was joined midway and carries TLS, of a database or of anything else: see [`Flow::suppose`].
+    pub encrypted: bool,
 }
 
 /// Where the two ends of a flow are.
@@ -145,6 +147,8 @@ struct State {
     event: Event,
     workload: Option<Arc<Workload>>,
     session: Option<Arc<Session>>,
+    /// Subject of the client's TLS certificate; empty where none was seen.
+    certificate: Arc<str>,
     /// Who a session is that was joined too late to see its login.
     titled: Option<Titled>,
     announced: bool,
@@ -194,6 +198,7 @@ impl Flow {
                 event: Event::default(),
                 workload: None,
                 session: None,
+                certificate: Arc::default(),
                 titled: None,
                 announced: false,
                 verdicts: VecDeque::new(),
@@ -279,9 +284,46 @@ impl Flow {
         (sink.output)(&event);
     }
 
+    /// Nothing of it could be read, but something else tells that it is a session of this database, and which side is
+    /// its client.
+    pub fn suppose(&mut self, protocol: &'static str, client: Side, host: &mut dyn Host) {
+        let state = &mut self.state;
+        state.client = Some(client);
+        state.workload = host.workload(client);
+        state.session = Some(Arc::new(Session { system: protocol, adopted: true, ..Session::default() }));
+        state.titled = state.title(host, client);
+    }
+
+    /// The client has shown a certificate with this subject.
+    pub fn certify(&mut self, subject: &Arc<str>) {
+        self.state.certificate = Arc::clone(subject);
+    }
+
+    /// What it was recognised as.
+    pub fn system(&self) -> Option<&'static str> {
+        self.state.session.as_ref().map(|session| session.system)
+    }
+
+    /// Process id of the client, where it is known.
+    pub fn process(&self) -> Option<u32> {
+        self.state.workload.as_ref().map(|workload| workload.process.pid)
+    }
+
     /// True where a database was recognised.
     pub fn is_detected(&self) -> bool {
         self.core.is_detected()
+    }
+}
+
+impl State {
+    /// Whom the server's process says that it serves.
+    fn title(&self, host: &mut dyn Host, client: Side) -> Option<Titled> {
+        let system = self.session.as_ref()?.system;
+        let port = match &self.ends {
+            Ends::Tcp(ends) => ends[client.index()].port,
+            Ends::Unix(_) => 0,
+        };
+        host.server_titles(client).iter().find_map(|title| titled(system, title, port))
     }
 }
 
@@ -298,8 +340,19 @@ struct FlowSink<'a> {
 impl FlowSink<'_> {
     /// Everything about the flow that does not change from statement to statement.
     fn refresh(&mut self) {
-        let State { session_id, ends, client, session, titled, workload, event: p, source, role, .. } =
-            &mut *self.state;
+        let State {
+            session_id,
+            ends,
+            client,
+            session,
+            certificate,
+            titled,
+            workload,
+            event: p,
+            source,
+            role,
+            ..
+        } = &mut *self.state;
         let client = client.unwrap_or(Side::A);
         self.recorder.stamp(p);
         p.session_id = *session_id;
@@ -323,7 +376,7 @@ impl FlowSink<'_> {
                 p.capture_vantage = CaptureVantage::Client;
             }
         }
-        let mut wire = Wire::default();
+        let mut wire = Wire { certificate, ..Wire::default() };
         if let Some(session) = session {
             // What the wire said counts for more.
             let known = |wire, title| if String::is_empty(wire) { title } else { wire };
@@ -476,16 +529,19 @@ impl Sink for FlowSink<'_> {
         self.state.wishes.refused = true;
     }
 
+    fn encrypted(&mut self) {
+        // Inside of TLS, and on a Unix socket, more of it is nobody's business here.
+        match (&self.state.ends, self.state.source) {
+            (Ends::Unix(_), _) | (_, CaptureSource::Tls) => self.state.wishes.refused = true,
+            _ => self.state.wishes.encrypted = true,
+        }
+    }
+
     fn session(&mut self, session: &Arc<Session>) {
         self.state.session = Some(Arc::clone(session));
         if !self.state.announced && session.adopted && session.user.is_empty() {
             let client = self.state.client.unwrap_or(Side::A);
-            let port = match &self.state.ends {
-                Ends::Tcp(ends) => ends[client.index()].port,
-                Ends::Unix(_) => 0,
-            };
-            let titles = self.host.server_titles(client);
-            self.state.titled = titles.iter().find_map(|title| titled(session.system, title, port));
+            self.state.titled = self.state.title(self.host, client);
         }
         self.refresh();
         if !self.state.announced {
@@ -545,6 +601,12 @@ impl Sink for FlowSink<'_> {
             // A session that was joined late says who it is with its first statement.
             self.session(&statement.session);
         }
+        // What it did to the session, or what came after, is known by now: it was sent before.
+        let later = self.state.session.take_if(|now| !Arc::ptr_eq(now, &statement.session));
+        if later.is_some() {
+            self.state.session = Some(Arc::clone(&statement.session));
+            self.refresh();
+        }
         self.follow();
         let verdict = self.verdict(statement.ticket);
         self.recorder.statement(&mut self.state.event, &statement, verdict.as_ref());
@@ -560,6 +622,10 @@ impl Sink for FlowSink<'_> {
         match state.role.relays {
             Some(at) => self.poolers.hold(at, place, state.event.clone(), self.now),
             None => (self.output)(&state.event),
+        }
+        if later.is_some() {
+            self.state.session = later;
+            self.refresh();
         }
     }
 

@@ -1,7 +1,8 @@
 //! Real clients, one call each: psql, pgbench, and the drivers through small programs.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use xtask::postgres::Postgres;
@@ -104,6 +105,63 @@ pub fn python(server: &Postgres, route: &Route<'_>, script: &str, arguments: &[&
     command.arg(clients().join(script)).args(arguments);
     command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
     shell::output(&mut route.aim(command))
+}
+
+/// A client that stays connected: runs a statement for each line that it reads, and answers with one line.
+pub struct Session {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Session {
+    /// An interactive `psql`.
+    pub fn psql(server: &Postgres, route: &Route<'_>) -> Result<Self> {
+        let mut psql = server.client("psql");
+        psql.args(["-X", "-q", "-A", "-t"]);
+        Self::start(route.aim(psql))
+    }
+
+    /// One of `tests/clients/*.py` that reads lines.
+    pub fn python(server: &Postgres, route: &Route<'_>, script: &str) -> Result<Self> {
+        let mut command = Command::new(setup::python()?);
+        command.arg(clients().join(script));
+        command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
+        Self::start(route.aim(command))
+    }
+
+    /// A command that reads lines and answers each.
+    pub fn start(mut command: Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let answers = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        Ok(Self { child, answers })
+    }
+
+    /// Runs a statement that answers with one row and one column.
+    pub fn ask(&mut self, sql: &str) -> Result<String> {
+        let input = self.child.stdin.as_mut().context("its input is a pipe")?;
+        writeln!(input, "{sql};")?;
+        self.line().with_context(|| format!("asked: {sql}"))
+    }
+
+    /// The next line that it says.
+    pub fn line(&mut self) -> Result<String> {
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        anyhow::ensure!(answer.ends_with('\n'), "the client is gone");
+        Ok(answer.trim_end().to_owned())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs a program of this crate against the server.

@@ -7,6 +7,7 @@ pub mod captured; // events -> messages of sessions
 pub mod oracle; // log and events -> differences
 pub mod netns; // a network namespace of our own
 pub mod client; // real clients, one call each
+pub mod drivers; // clients of other languages
 pub mod rustls; // TLS that is not OpenSSL's
 pub mod wire; // hand-made frontend messages
 pub mod kernel; // what a process holds in the kernel

@@ -230,7 +230,7 @@ fn same(report: &mut Report, place: &str, database: &str, logged: &Logged, messa
         let told: Vec<&str> = event.db_query_parameters.iter().map(|p| &**p).collect();
         let should: Vec<&str> = parameters.iter().map(|p| p.as_deref().unwrap_or("NULL")).collect();
         if told != should {
-            let _ = write!(wrong, "; parameters are {told:?}, should be {should:?}");
+            let _ = write!(wrong, "; parameters are {:?}, should be {:?}", clips(&told), clips(&should));
         }
     }
     if wrong.is_empty() {
@@ -295,6 +295,10 @@ fn shows(message: &[&Event]) -> String {
         .map(|e| format!("{:?} [{}{}]", clip(&e.db_query_text), e.db_response_status_code, e.error_type))
         .collect();
     parts.join(" + ")
+}
+
+fn clips(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| clip(text)).collect()
 }
 
 fn clip(text: &str) -> String {

@@ -41,6 +41,11 @@ impl Tap {
         self.end(|event| of_port(event, port) || event.server_address.ends_with(&name))
     }
 
+    /// Ends it and reads everything that it saw, of whatever connection of this host.
+    pub fn finish_all(self) -> Result<Vec<Event>> {
+        self.end(|_| true)
+    }
+
     fn end(mut self, ours: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
         let status = self.weir.stop()?;
         if !status.success() {

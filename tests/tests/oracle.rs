@@ -5,7 +5,7 @@ use anyhow::Result;
 use tests::client::{self, Route};
 use tests::netns::NetNs;
 use tests::tap::{self, Tap};
-use tests::{oracle, server, serverlog};
+use tests::{drivers, oracle, server, serverlog};
 use xtask::postgres::Postgres;
 
 /// COPY is not counted by pgaudit; these are the rows that the clients send and get.
@@ -125,8 +125,18 @@ fn unix_socket() -> Result<()> {
     Ok(())
 }
 
-/// Psql, pgbench and psycopg by libpq on sockets, asyncpg by OpenSSL on memory, tokio-postgres by rustls, which nobody
-/// can look into: its server tells. All of it with the client's process.
+/// What the clients that have a TLS of their own, or use one in a way of their own, say of themselves; and what they are.
+const FOREIGN: [(&str, &str); 5] = [
+    ("node-postgres", "node"),
+    ("pgjdbc", "java"),
+    ("lib-pq", "mixed_go"),
+    ("tokio-postgres", "mixed-tokio"),
+    ("tokio-postgres openssl", "mixed-tokio"),
+];
+
+/// Psql, pgbench and psycopg by libpq on sockets; asyncpg and Node.js by OpenSSL on memory, Node's built in;
+/// tokio-postgres by rustls and by OpenSSL. Java and Go have their own, which may be out of sight: then the server
+/// tells. All of it with the client's process.
 #[test]
 fn tls() -> Result<()> {
     let (report, events) = compare_on(server::talkative_tls()?, |server| {
@@ -138,6 +148,10 @@ fn tls() -> Result<()> {
             client::pgbench(server, &loopback(), &["-S", "-M", mode, "-c", "150", "-j", "4", "-t", "20"])?;
         }
         client::python(server, &loopback(), "crowd_asyncpg.py", &["150", "5"])?;
+        client::program(server, &loopback(), TOKIO, &["10", "openssl"])?;
+        drivers::node(server, &loopback(), "mixed_pg.js", &["5"])?;
+        drivers::java(server, &loopback(), "Mixed.java", &["5"])?;
+        drivers::go(server, &loopback(), "mixed_go", &["5"])?;
         client::pgbench(server, &loopback(), &["-S", "-C", "-c", "4", "-t", "50"]).map(|_| ())
     })?;
     assert!(report.matched > 40_000, "{report}");
@@ -145,6 +159,14 @@ fn tls() -> Result<()> {
         let text = &event.db_query_text;
         assert!(event.network_tls && event.capture_source == CaptureSource::Tls, "{text}");
         assert!(event.process_pid.is_some(), "nobody's: {text}");
+    }
+    for (application, program) in FOREIGN {
+        let own = events.iter().filter(|event| *event.db_application_name == *application);
+        let own = own.filter(|event| event.event_kind == EventKind::Statement);
+        let own: Vec<&str> = own.map(|event| &*event.process_executable_path).collect();
+        assert!(own.len() > 100, "{application}: only {}", own.len());
+        let stranger = own.iter().find(|path| path.rsplit('/').next() != Some(program));
+        assert_eq!(stranger, None, "{application}");
     }
     let blind = events.iter().filter(|event| event.event_kind == EventKind::Blind);
     let blind: Vec<_> = blind.map(|e| (&e.error_type, e.client_port, &e.process_command_line)).collect();

@@ -143,18 +143,7 @@ impl Postgres {
 
     /// From now on it takes TLS, with a certificate of its own making.
     pub fn offer_tls(&self) -> Result<()> {
-        let data = self.data();
-        let owner = fs::metadata(&data)?;
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-new", "-x509", "-nodes", "-days", "2", "-subj", "/CN=weir-test"]);
-        openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-        shell::output(
-            openssl.arg("-keyout").arg(data.join("server.key")).arg("-out").arg(data.join("server.crt")),
-        )?;
-        for name in ["server.key", "server.crt"] {
-            chown(data.join(name), Some(owner.uid()), Some(owner.gid()))?;
-            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600))?;
-        }
+        self.certificate("/CN=weir-test", "server")?;
         self.quietly("alter system set ssl = on")?;
         self.quietly("select pg_reload_conf()")?;
         for _ in 0..100 {
@@ -164,6 +153,28 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(50));
         }
         bail!("the server does not take TLS: {}", self.log())
+    }
+
+    /// From now on it lets in whom these lines of `pg_hba.conf` let in, and local users.
+    pub fn admit(&self, lines: &str) -> Result<()> {
+        fs::write(self.data().join("pg_hba.conf"), format!("local all all trust\n{lines}\n"))?;
+        self.quietly("select pg_reload_conf()").map(|_| ())
+    }
+
+    /// Makes a certificate that signs itself, and its key, both readable for the server and for nobody else.
+    pub fn certificate(&self, subject: &str, name: &str) -> Result<(PathBuf, PathBuf)> {
+        let data = self.data();
+        let owner = fs::metadata(&data)?;
+        let (certificate, key) = (data.join(format!("{name}.crt")), data.join(format!("{name}.key")));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-new", "-x509", "-nodes", "-days", "2", "-subj", subject]);
+        openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        shell::output(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate))?;
+        for file in [&certificate, &key] {
+            chown(file, Some(owner.uid()), Some(owner.gid()))?;
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+        }
+        Ok((certificate, key))
     }
 
     /// Its data directory.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::terminal;
 
+pub mod clients; // node-postgres, pgjdbc, lib/pq
 mod engine; // npm package -> libchdb.so in the cache
 mod npm; // a package of the registry -> its archive, checked
 mod packages; // what is missing -> apt
@@ -17,7 +18,7 @@ mod toolchain; // rustup, rust-src, bpf-linker
 /// What a command needs from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// C compiler, curl, nightly with rust-src, bpf-linker.
+    /// C compiler, OpenSSL's headers, curl, nightly with rust-src, bpf-linker.
     Build,
     /// rustfmt and clippy.
     Lint,
@@ -29,6 +30,8 @@ pub enum Need {
     Peers,
     /// Python with the database drivers.
     Drivers,
+    /// Node.js, Java and Go with theirs.
+    Clients,
     /// podman or buildah.
     Containers,
     /// PostgreSQL servers of every supported major version.
@@ -51,6 +54,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Drivers) {
         python::ensure()?;
+    }
+    if needs.contains(&Need::Clients) {
+        clients::ensure()?;
     }
     if needs.contains(&Need::Versions) {
         servers::ensure()?;

@@ -76,7 +76,7 @@ impl Args {
             if !rustix::process::geteuid().is_root() {
                 bail!("the end-to-end tests load kernel programs: run this as root");
             }
-            needs.extend([Need::Postgres, Need::Peers, Need::Drivers, Need::Versions]);
+            needs.extend([Need::Postgres, Need::Peers, Need::Drivers, Need::Clients, Need::Versions]);
         }
         setup::ensure(&needs)?;
         let mut tally = Tally::default();

@@ -14,6 +14,21 @@ pub const APPLICATION_DATA: u8 = 23;
 /// What RFC 5246, 6.2.3 allows; RFC 8446 allows less.
 const LENGTH_MAX: u16 = (1 << 14) + 2048;
 
+/// Whether a segment's first bytes are those of records: a header that is one, and another behind each record that is
+/// whole.
+pub fn begins_with_records(mut bytes: &[u8]) -> bool {
+    let mut any = false;
+    while let [kind, major, minor, high, low, rest @ ..] = bytes {
+        let length = u16::from_be_bytes([*high, *low]);
+        if !(20..=23).contains(kind) || *major != 3 || *minor > 4 || length == 0 || length > LENGTH_MAX {
+            return false;
+        }
+        any = true;
+        bytes = rest.get(usize::from(length)..).unwrap_or_default();
+    }
+    any
+}
+
 /// Follows record boundaries. After a hole, or bytes that are no TLS, it says nothing any more.
 #[derive(Debug, Default)]
 pub struct Framer {
@@ -22,12 +37,28 @@ pub struct Framer {
     have: usize,
     left: usize,
     lost: bool,
+    /// Whether it may come in step again.
+    hunts: bool,
 }
 
 impl Framer {
+    /// Of a direction that was joined midway: it is in step from the first segment on that begins with records, and
+    /// again after a hole.
+    pub fn joined() -> Self {
+        Self { lost: true, hunts: true, ..Self::default() }
+    }
+
+    /// Once out of step it is so for good.
+    pub fn hunt_no_more(&mut self) {
+        self.hunts = false;
+    }
+
     /// Takes the next segment: `head` holds its first bytes, `length` is its true length. The first one begins with a
-    /// record.
+    /// record, unless it was [`Framer::joined`].
     pub fn segment(&mut self, sequence: u32, head: &[u8], length: u32, out: &mut impl FnMut(Header)) {
+        if self.lost && self.hunts && begins_with_records(head) {
+            *self = Self { hunts: true, ..Self::default() };
+        }
         if self.lost || length == 0 {
             return;
         }
@@ -117,6 +148,34 @@ mod tests {
         assert!(feed(&mut framer, 0, b"GET / HTTP/1.1").is_empty() && !framer.is_in_step());
         let mut framer = Framer::default();
         assert!(feed(&mut framer, 0, b"\x17\x03\x03\xff\xff").is_empty() && !framer.is_in_step());
+    }
+
+    #[test]
+    fn a_direction_that_is_joined_midway() {
+        let mut framer = Framer::joined();
+        assert!(feed(&mut framer, 0, b"rest of a record").is_empty() && !framer.is_in_step());
+        assert_eq!(feed(&mut framer, 16, b"\x17\x03\x03\0\x01x"), [(23, 1)]);
+        assert!(feed(&mut framer, 99, b"behind a hole").is_empty() && !framer.is_in_step());
+        assert_eq!(feed(&mut framer, 112, b"\x17\x03\x03\0\x02xy"), [(23, 2)]);
+        framer.hunt_no_more();
+        feed(&mut framer, 200, b"");
+        assert!(
+            feed(&mut framer, 200, b"\x17\x03\x03\0\x01x").is_empty(),
+            "the records in the hole are not known"
+        );
+    }
+
+    #[test]
+    fn first_bytes_of_records() {
+        for bytes in [&b"\x17\x03\x03\x40\x11x"[..], b"\x16\x03\x01\0\x01x", b"\x15\x03\x03\0\x01x\x17\x03"] {
+            assert!(begins_with_records(bytes), "{bytes:?}");
+        }
+        let more = [b"\x17\x03\x03\0\x01x".repeat(3), b"Q\0\0\0\x0d".to_vec()].concat();
+        for bytes in
+            [&b""[..], b"\x17\x03", b"\x17\x03\x03\0\0", b"\x17\x03\x03\xff\xff", b"GET / HTTP", &more]
+        {
+            assert!(!begins_with_records(bytes), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@ mod kernel; // kernel features -> findings
 mod host; // rights, mounts, libraries -> findings
 mod paths; // Unix sockets, poolers -> findings
 mod blind; // what runs here and is not seen -> findings
+mod connections; // connections to databases that cannot be read -> findings
+
+use super::values::PortHint;
 
 /// Say what this host supports and what stays blind.
 ///
@@ -22,6 +25,9 @@ pub struct Args {
     /// `table` for people, `json` for programs: one object a line.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// What a server port speaks, beside the usual ones: connections there are looked at too
+    #[arg(long, value_name = "N=PROTOCOL")]
+    port: Vec<PortHint>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -118,7 +124,9 @@ impl Capability {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let tables = [kernel::CAPABILITIES, host::CAPABILITIES, paths::CAPABILITIES, blind::CAPABILITIES];
-        let findings: Vec<Finding> = tables.into_iter().flatten().map(Capability::examine).collect();
+        let mut findings: Vec<Finding> = tables.into_iter().flatten().map(Capability::examine).collect();
+        let ports = self.port.iter().map(|hint| (hint.port, hint.protocol)).collect();
+        findings.extend(connections::examine(&ports));
         let mut out = std::io::stdout().lock();
         let text = match self.format {
             Format::Json => {

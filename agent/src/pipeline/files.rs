@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use agent_core::event::{CaptureSource, EventKind};
-use agent_core::segment::{Endpoint, Nanos, Segment};
+use agent_core::protocol::of_port;
+use agent_core::segment::{Endpoint, Nanos, Segment, Side};
 use hashbrown::HashMap as FastMap;
 
 use crate::capture::pcap::{Capture, Counters, Error};
@@ -56,7 +57,9 @@ impl Files {
         let reopened = match self.flows.get_mut(&ends) {
             Some((flow, seen)) if !flow.core().is_reopened_by(segment) => {
                 *seen = segment.time;
-                flow.segment(segment, pipeline, &mut Nobody);
+                if flow.segment(segment, pipeline, &mut Nobody).encrypted {
+                    tell_encrypted(&self.ports, ends, flow, segment.time, pipeline);
+                }
                 return;
             }
             known => known.is_some(),
@@ -116,5 +119,21 @@ impl Files {
                 });
             }
         }
+    }
+}
+
+/// A connection that carried TLS when the file began: told where its port is that of a database.
+fn tell_encrypted(
+    ports: &HashMap<u16, &'static str>,
+    ends: [Endpoint; 2],
+    flow: &mut Flow,
+    time: Nanos,
+    pipeline: &mut Pipeline,
+) {
+    let of = |port| ports.get(&port).copied().or_else(|| of_port(port));
+    let server = [Side::A, Side::B].into_iter().find_map(|side| Some((side, of(ends[side.index()].port)?)));
+    if let Some((server, protocol)) = server {
+        flow.suppose(protocol, server.other(), &mut Nobody);
+        flow.tell_blind(time, "tls", pipeline);
     }
 }

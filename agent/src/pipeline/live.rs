@@ -398,8 +398,10 @@ impl Driver {
             let both = ends(&packet.tuple);
             // The other end of one that is tapped already? Both were open before the agent.
             if let Some(first) = self.by_ends.get(&(both.1, both.0))
-                && self.taps.get(first).is_some_and(|tap| tap.active.is_none())
+                && let Some(tap) = self.taps.get_mut(first)
+                && tap.active.is_none()
             {
+                tap.peer_here = true;
                 self.leave_alone(cookie);
                 return;
             }
@@ -408,8 +410,26 @@ impl Driver {
             }
             self.tap(cookie, both, None, None);
         }
+        let looked_at = self.taps.get(&cookie).is_some_and(Tap::is_undecided);
+        if looked_at {
+            self.may_be_ciphertext(cookie, packet, head, time, pipeline);
+        }
         let Some(tap) = self.taps.get_mut(&cookie) else { return };
         tap.spoke |= packet.length > 0 && packet.cookie != 0;
+        if let Some(hidden) =
+            tap.tls.as_deref_mut().filter(|_| tap.active.is_none() && !tap.flow.is_detected())
+        {
+            // What its beginning would have told is told by its plaintext or by nothing.
+            let over = hidden.ends(packet);
+            if !looked_at {
+                self.ciphertext(cookie, packet, head, time, pipeline);
+            }
+            if over {
+                self.close(cookie, time, pipeline);
+                self.live.forget(cookie);
+            }
+            return;
+        }
         let egress = packet.direction == direction::EGRESS;
         let segment = Segment {
             from: if egress { Side::A } else { Side::B },
@@ -435,12 +455,18 @@ impl Driver {
         let wishes = tap.flow.segment(&segment, pipeline, &mut host);
         if hidden {
             self.ciphertext(cookie, packet, head, time, pipeline);
+        } else if wishes.encrypted {
+            let mut hidden = tls::Hidden::unproven(time);
+            hidden.ends(packet);
+            tap.tls = Some(Box::new(hidden));
+            self.tls.ties.joined_socket(cookie);
         } else if wishes.blind.is_some() {
             tap.tls = Some(Box::new(tls::Hidden::new(time)));
             self.tls.ties.socket(cookie);
         } else if wishes.refused {
             self.taps.remove(&cookie);
             self.by_ends.remove(&(tapped.local, tapped.remote));
+            self.tls.ties.forget_socket(cookie);
             self.leave_alone(cookie);
         } else if wishes != Wishes::default() {
             if wishes.detected {
@@ -472,14 +498,22 @@ impl Driver {
         if self.left_alone.remove(&cookie) {
             return;
         }
+        if self
+            .taps
+            .get(&cookie)
+            .and_then(|tap| tap.tls.as_deref())
+            .is_some_and(tls::Hidden::is_open_question)
+        {
+            self.tell_if_database(cookie, time, pipeline);
+        }
         let Some(mut tap) = self.taps.remove(&cookie) else { return };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let (begun, accepted) = (tap.active.is_some(), tap.accepted);
         let mut host =
             Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
         let plain = tap.tls.is_none();
+        self.tls.ties.forget_socket(cookie);
         if let Some(hidden) = tap.tls.take() {
-            self.tls.ties.forget_socket(cookie);
             hidden.close(&mut tap.flow, time, pipeline, &mut host);
         }
         tap.flow.close(time, pipeline, &mut host);

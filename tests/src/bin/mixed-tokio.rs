@@ -1,9 +1,11 @@
 //! tokio-postgres against the server of the `PG*` environment: prepared, pipelined, COPY, transactions, errors.
-//! Usage: mixed-tokio ROUNDS
+//! Over TLS by rustls, or by OpenSSL where that is the second argument. Usage: mixed-tokio ROUNDS [openssl]
 
 use std::env::var;
 
 use anyhow::{Context, Result};
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use postgres_openssl::MakeTlsConnector;
 use tests::rustls::AnyServer;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
@@ -16,8 +18,15 @@ async fn main() -> Result<()> {
         let mut config = tokio_postgres::Config::new();
         config.host(var("PGHOST")?).port(var("PGPORT")?.parse()?).user("postgres").dbname("shop");
         config.application_name("tokio-postgres");
-        // Two connection types, one for each way: what follows is the same.
-        let (mut client, driver) = if var("PGSSLMODE")? == "disable" {
+        // Three connection types, one for each way: what follows is the same.
+        let (mut client, driver) = if std::env::args().nth(2).is_some_and(|library| library == "openssl") {
+            config.application_name("tokio-postgres openssl");
+            let mut connector = SslConnector::builder(SslMethod::tls())?;
+            connector.set_verify(SslVerifyMode::NONE);
+            let connector = MakeTlsConnector::new(connector.build());
+            let (client, connection) = config.ssl_mode(SslMode::Require).connect(connector).await?;
+            (client, tokio::spawn(connection))
+        } else if var("PGSSLMODE")? == "disable" {
             let (client, connection) = config.ssl_mode(SslMode::Disable).connect(NoTls).await?;
             (client, tokio::spawn(connection))
         } else {

@@ -44,6 +44,7 @@ fn lacking(need: Need) -> Vec<String> {
             ("openssl", "openssl"),
         ],
         Need::Drivers => &[("python3", "python3")],
+        Need::Clients => &[("node", "nodejs"), ("javac", "default-jdk-headless"), ("go", "golang-go")],
         Need::Containers => &[("podman", "podman")],
         Need::Lint | Need::Engine | Need::Versions => &[],
     };
@@ -52,6 +53,14 @@ fn lacking(need: Need) -> Vec<String> {
         .filter(|(p, _)| shell::find(p).is_none())
         .map(|(_, package)| (*package).to_owned())
         .collect();
+    let files: &[(&str, &str)] = match need {
+        Need::Build => &[("/usr/include/openssl/ssl.h", "libssl-dev")],
+        Need::Clients => &[(super::clients::JDBC, "libpostgresql-jdbc-java")],
+        _ => &[],
+    };
+    missing.extend(
+        files.iter().filter(|(f, _)| !Path::new(f).exists()).map(|(_, package)| (*package).to_owned()),
+    );
     if need == Need::Postgres && postgres::directory().is_err() {
         missing.extend(["postgresql", "postgresql-contrib"].map(str::to_owned));
     }

@@ -3,8 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt as _;
 
-use agent_core::protocol::PROTOCOLS;
-
 use super::{Answer, Capability, Need};
 use crate::capture::tls::Known;
 use crate::capture::tls::find::{Finder, Found, Inode};
@@ -22,15 +20,6 @@ const DATABASE_SOCKETS: [(&str, &str); 7] = [
 ];
 
 pub(super) const CAPABILITIES: &[Capability] = &[
-    Capability {
-        name: "TLS",
-        need: Need::Optional,
-        since: "",
-        cure: "tap where the other end runs on OpenSSL, BoringSSL, GnuTLS or Go; or sslmode=disable where it never leaves \
-               this host",
-        blind: "statements of these processes where their connections are encrypted",
-        probe: tls,
-    },
     Capability {
         name: "TLS libraries",
         need: Need::Optional,
@@ -73,44 +62,9 @@ fn libraries() -> Answer {
     }
 }
 
-/// Processes with connections to databases whose TLS, if they use it, cannot be read.
-fn tls() -> Answer {
-    let known = survey();
-    let mut sockets = Sockets::snapshot();
-    let ports: Vec<u16> = PROTOCOLS.iter().map(|entry| entry.port).collect();
-    let cookies: Vec<u64> = sockets
-        .connections()
-        .filter(|entry| ports.contains(&entry.remote.port) || ports.contains(&entry.local.port))
-        .map(|entry| entry.cookie)
-        .collect();
-    let pids: BTreeSet<u32> =
-        cookies.into_iter().filter_map(|c| sockets.of_cookie(c)).flat_map(|o| o.pids).collect();
-    let blind: Vec<String> = pids
-        .into_iter()
-        .filter_map(|pid| {
-            let why = match crate::capture::tls::cause(pid, &known) {
-                "tls_jsse" => "Java's own TLS",
-                "tls_not_probed" => "its TLS library cannot be read",
-                "tls_go_old" => "built by a Go before 1.17",
-                "tls_go_architecture" => "Go's own TLS, which is read on x86-64 only",
-                "tls_rustls" => "rustls, which cannot be read",
-                "tls_no_library" => "no TLS library that is known",
-                _ => return None,
-            };
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-            Some(format!("{}({pid}): {why}", name.trim()))
-        })
-        .collect();
-    if blind.is_empty() {
-        Answer::ok("every process with a database connection has a library that can be read")
-    } else {
-        Answer::blind(blind.join(", "))
-    }
-}
-
 /// What a capture would find now; each with the number of probes that it would get. Without this program's own: it
 /// carries no statement.
-fn survey() -> HashMap<Inode, Known> {
+pub(super) fn survey() -> HashMap<Inode, Known> {
     let mut known = HashMap::new();
     let own = std::fs::metadata("/proc/self/exe").ok().map(|metadata| (metadata.dev(), metadata.ino()));
     Finder::default().everything(&mut |found| {

@@ -4,17 +4,20 @@
 //! session is known to be its own, that session's plaintext is the connection, and its ciphertext is left alone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use agent_common::{Packet, Socket, Tls, TlsKey, TlsMode, direction, mode};
 use agent_core::event::CaptureSource;
-use agent_core::protocol::could_begin;
+use agent_core::protocol::could_be;
 use agent_core::segment::{Flags, Nanos, Segment, Side};
-use agent_core::tie::{Context, End, Session, Step, Ties};
+use agent_core::tie::{Context, End, Flight, Session, Step, Ties};
 
 use super::{Driver, Here, Tap};
 use crate::capture::tls::{self, Search};
 use crate::identify::Tapped;
 use crate::pipeline::{Ends, Flow, Host, Nobody, Pipeline, Wishes};
+
+mod joined; // connections that carried TLS before -> read from their next statement on, or told
 
 /// How long plaintext may take to show up before its connection is said to be blind.
 const PATIENCE: u64 = 2_000_000_000;
@@ -26,7 +29,7 @@ const HELD_ALL: usize = 64 << 20;
 /// Records of a peer on this host after which its session is not waited for any more.
 const PEER_RECORDS: usize = 32;
 /// Bytes of each direction that are looked at to see whether a session is a database's.
-const LOOK: usize = 4096;
+const LOOK: usize = 16 << 10;
 
 /// All TLS sessions of this host that may be a database's.
 #[derive(Default)]
@@ -71,6 +74,13 @@ pub(super) struct Hidden {
     settled: [bool; 2],
     /// Its ciphertext is not looked at any more.
     left_alone: bool,
+    /// The client's handshake, and the subject of the certificate that it showed.
+    flight: Flight,
+    certificate: Arc<str>,
+    /// What it turned to TLS for was not seen: it may be anything.
+    unproven: bool,
+    /// Which sides have closed, where the kernel side will not tell.
+    closed: [bool; 2],
 }
 
 /// The plaintext of a connection, as one of its ends has it.
@@ -165,7 +175,7 @@ impl Sessions {
             let pieces = waiting.pieces.iter().filter(|piece| piece.tls.direction == way);
             pieces.flat_map(|piece| &*piece.head).take(LOOK).copied().collect::<Vec<u8>>()
         });
-        if waiting.bytes > HELD_MAX || self.held > HELD_ALL || !could_begin(&written, &read) {
+        if waiting.bytes > HELD_MAX || self.held > HELD_ALL || !could_be(&written, &read) {
             self.ignore(of);
         }
     }
@@ -192,7 +202,17 @@ impl Sessions {
 
 impl Hidden {
     pub(super) fn new(since: Nanos) -> Self {
-        Self { since, told: false, plain: None, settled: [false; 2], left_alone: false }
+        Self {
+            since,
+            told: false,
+            plain: None,
+            settled: [false; 2],
+            left_alone: false,
+            flight: Flight::default(),
+            certificate: Arc::default(),
+            unproven: false,
+            closed: [false; 2],
+        }
     }
 
     /// The connection is over: what waits is handed out, or it is told that nothing was seen.
@@ -205,7 +225,7 @@ impl Hidden {
     ) {
         match &mut self.plain {
             Some(plain) => plain.flow.close(time, pipeline, host),
-            None if !self.told => flow.tell_blind(time, "tls", pipeline),
+            None if !self.told && !self.unproven => flow.tell_blind(time, "tls", pipeline),
             None => {}
         }
     }
@@ -252,21 +272,47 @@ impl Driver {
         let from = if packet.direction == direction::EGRESS { End::Near } else { End::Far };
         let context = Context { pid: (packet.task >> 32) as u32, object: packet.call };
         let mut steps = Vec::new();
+        if let Some(tap) = self.taps.get_mut(&cookie)
+            && let Some(hidden) = tap.tls.as_deref_mut()
+            && tap.flow.core().client() == Some(if from == End::Near { Side::A } else { Side::B })
+            && let Some(subject) = hidden.flight.segment(packet.sequence, head, packet.length)
+        {
+            hidden.certificate = subject.into();
+            tap.flow.certify(&hidden.certificate);
+        }
         let segment = (packet.sequence, head, packet.length);
         self.tls.ties.segment(cookie, from, context, segment, &mut |step| steps.push(step));
         for step in steps {
             self.step(step, time, pipeline);
         }
         let Some(tap) = self.taps.get_mut(&cookie) else { return };
-        let Some(hidden) = tap.tls.as_deref_mut().filter(|hidden| !hidden.left_alone) else { return };
-        let Some(plain) = &hidden.plain else { return };
-        let other = if plain.end == End::Near { End::Far } else { End::Near };
-        let alone = !tap.peer_here || other == End::Near || self.tls.ties.unexplained(cookie) > PEER_RECORDS;
-        if hidden.settled[plain.end as usize] && (hidden.settled[other as usize] || alone) {
+        let Some(hidden) = tap.tls.as_deref_mut() else { return };
+        if hidden.left_alone {
+            if tap.active.is_none() {
+                self.modes.push((cookie, Socket { urgent: 0, ..ends_only(&mut tap.socket, packet) }));
+            }
+            return;
+        }
+        let enough = match &hidden.plain {
+            Some(plain) => {
+                let other = if plain.end == End::Near { End::Far } else { End::Near };
+                let alone =
+                    !tap.peer_here || other == End::Near || self.tls.ties.unexplained(cookie) > PEER_RECORDS;
+                hidden.settled[plain.end as usize] && (hidden.settled[other as usize] || alone)
+            }
+            // Nothing will come of looking on.
+            None => hidden.told && self.tls.ties.is_exhausted(cookie),
+        };
+        if enough {
             hidden.left_alone = true;
             self.tls.ties.forget_socket(cookie);
-            tap.socket.mode = [mode::IGNORE; 2];
-            self.modes.push((cookie, Socket { urgent: 0, ..tap.socket }));
+            let socket = if tap.active.is_none() {
+                ends_only(&mut tap.socket, packet)
+            } else {
+                tap.socket.mode = [mode::IGNORE; 2];
+                tap.socket
+            };
+            self.modes.push((cookie, Socket { urgent: 0, ..socket }));
             tracing::debug!(cookie, "ciphertext is left alone");
         }
     }
@@ -275,7 +321,8 @@ impl Driver {
         match step {
             Step::Tied(of, cookie, end) => {
                 let Some(tap) = self.taps.get_mut(&cookie) else { return };
-                let Some(hidden) = tap.tls.as_deref_mut() else { return };
+                // One that was joined midway may be known for TLS by this alone.
+                let hidden = tap.tls.get_or_insert_with(|| Box::new(Hidden::unproven(time)));
                 if hidden.plain.is_some() {
                     // The other end of a connection that is read already: nothing more is asked of it.
                     hidden.settled[end as usize] = true;
@@ -283,8 +330,9 @@ impl Driver {
                     return;
                 }
                 tracing::debug!(cookie, pid = of.pid, ?end, "plaintext found");
-                let flow = begin(tap, cookie, time, pipeline);
+                let mut flow = begin(tap, cookie, time, pipeline);
                 if let Some(hidden) = tap.tls.as_deref_mut() {
+                    flow.certify(&hidden.certificate);
                     hidden.plain = Some(Plain { flow, session: of, end, mode: TlsMode::default() });
                 }
                 let known = self.tls.states.insert(of, State::Tied(cookie, false));
@@ -314,11 +362,15 @@ impl Driver {
                 let (begun, accepted) = (tap.active.is_some(), tap.accepted);
                 let mut host =
                     Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
-                if let Some(mut plain) = hidden.plain.take() {
-                    plain.flow.close(time, pipeline, &mut host);
+                let Some(mut plain) = hidden.plain.take() else { return };
+                plain.flow.close(time, pipeline, &mut host);
+                if hidden.unproven {
+                    // What its plaintext said it was counts for nothing any more.
+                    self.tell_if_database(cookie, time, pipeline);
+                } else {
+                    hidden.told = true;
+                    tap.flow.tell_blind(time, "tls_untied", pipeline);
                 }
-                hidden.told = true;
-                tap.flow.tell_blind(time, "tls_untied", pipeline);
             }
         }
     }
@@ -377,15 +429,17 @@ impl Driver {
     /// Tells which connections stay blind. Called about once a second.
     pub(super) fn hidden(&mut self, now: Nanos, pipeline: &mut Pipeline) {
         self.tls.expire(now);
+        self.tell_joined(now, pipeline);
         let urgent = u32::from(pipeline.policies.needs_kill());
         for (cookie, tap) in &mut self.taps {
             let Some(hidden) = tap.tls.as_deref_mut() else { continue };
+            let due = hidden.is_due(now) && !hidden.unproven;
             match &mut hidden.plain {
                 Some(plain) if plain.mode.urgent != urgent && plain.flow.is_detected() => {
                     plain.mode.urgent = urgent;
                     self.tls.modes.push((key(plain.session), plain.mode));
                 }
-                None if !hidden.told && now.since(hidden.since) > PATIENCE => {
+                None if due => {
                     hidden.told = true;
                     let owner = self.resolver.resolve_now(*cookie);
                     let cause = owner.map_or("tls", |owner| self.tls.cause(owner.process.pid));
@@ -399,7 +453,8 @@ impl Driver {
 
 /// The flow of a connection's plaintext. Its numbers count plaintext bytes from 0, so that it is known where it begins.
 fn begin(tap: &Tap, cookie: u64, time: Nanos, pipeline: &mut Pipeline) -> Flow {
-    let mut flow = Flow::new(cookie, Ends::Tcp([tap.ends.0, tap.ends.1]), CaptureSource::Tls, true, None, 0);
+    let ends = Ends::Tcp([tap.ends.0, tap.ends.1]);
+    let mut flow = Flow::new(cookie, ends, CaptureSource::Tls, tap.active.is_some(), None, 0);
     let Some(active) = tap.active else { return flow };
     let client = if active { Side::A } else { Side::B };
     for (from, ack) in [(client, false), (client.other(), true)] {
@@ -416,4 +471,15 @@ fn begin(tap: &Tap, cookie: u64, time: Nanos, pipeline: &mut Pipeline) -> Flow {
         flow.segment(&syn, pipeline, &mut Nobody);
     }
     flow
+}
+
+/// Of a connection whose end the kernel side will not report, the ends of its directions are still wanted, and nothing
+/// else: up to sequence numbers that are moved on when they are met.
+fn ends_only(socket: &mut Socket, packet: &Packet) -> Socket {
+    const FAR: u32 = 1 << 30;
+    let way = usize::from(packet.direction == direction::INGRESS);
+    socket.mode = [mode::SKIP; 2];
+    socket.skip_until[way] = packet.sequence.wrapping_add(packet.length).wrapping_add(FAR);
+    socket.skip_until[1 - way] = packet.acknowledgment.wrapping_add(FAR);
+    *socket
 }
