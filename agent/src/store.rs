@@ -2,6 +2,7 @@
 
 mod writer; // queue -> receipts -> blocks in the spool
 mod block; // events -> a Native block
+mod missed; // what could not be recorded -> losses
 mod chain; // the head of the receipt chain on disk
 pub mod key; // the signing key on disk
 mod notary; // the head of the chain -> signed checkpoints
@@ -33,6 +34,7 @@ use agent_core::receipt::{Chain, Checkpoint, Proof};
 
 use self::anchor::{Anchor, Place};
 use self::chain::{Head, State};
+use self::missed::Reason;
 use self::notary::Notary;
 pub use self::notary::request as rotation_request;
 pub use self::retention::Removed;
@@ -40,7 +42,7 @@ pub use self::row::PolicyText;
 use self::row::Row;
 use self::sender::{Outbox, Sender};
 use self::spool::{Found, Spool};
-use self::writer::{Queue, Reason, Writer};
+use self::writer::{Queue, Writer};
 
 /// Where events go and what is kept while ClickHouse is away.
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ pub struct Config {
     pub spool_bytes: u64,
     /// A batch is sent at this many rows ...
     pub batch_rows: usize,
-    /// ... or when it is this old and nothing else is being sent.
+    /// ... or when it is this old and nothing else is being sent; older where inserting is much work.
     pub batch_interval: Duration,
     /// The chain is signed once so many receipts are new ...
     pub checkpoint_receipts: u64,
@@ -169,6 +171,7 @@ struct Tally {
 impl Tally {
     fn dropped(&self, reason: Reason, count: u64) {
         match reason {
+            Reason::Queue => self.dropped_queue.fetch_add(count, Relaxed),
             Reason::Spool => self.dropped_spool.fetch_add(count, Relaxed),
             Reason::Disk => self.dropped_disk.fetch_add(count, Relaxed),
         };
@@ -257,8 +260,11 @@ impl Store {
     /// `sequence`, `previous_hash` and `hash` are filled in by the writer, and `event_id` where it is 0.
     pub fn push(&self, event: Event) -> bool {
         let taken = self.queue.push(event);
-        let counter = if taken { &self.tally.pushed } else { &self.tally.dropped_queue };
-        counter.fetch_add(1, Relaxed);
+        if taken {
+            self.tally.pushed.fetch_add(1, Relaxed);
+        } else {
+            self.tally.dropped(Reason::Queue, 1);
+        }
         taken
     }
 

@@ -15,6 +15,10 @@ use super::{Config, Tally, schema};
 /// Pause before the first repetition, and the longest.
 const SOON: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(10);
+/// Inserting takes at most one part in so many of the time, while batches may still grow.
+const REST: u32 = 40;
+/// The oldest that a batch becomes for that.
+const STALE: Duration = Duration::from_secs(5);
 /// How often something that only an operator can mend is tried.
 const SELDOM: Duration = Duration::from_secs(15);
 
@@ -32,6 +36,8 @@ struct Inner {
     sending: bool,
     /// The last attempt failed.
     failing: bool,
+    /// What the last batch took ClickHouse.
+    took: Duration,
     /// The writer has ended and left this state behind.
     finished: bool,
     /// The sender shall end even though batches are left.
@@ -56,6 +62,12 @@ impl Outbox {
     pub(super) fn is_idle(&self) -> bool {
         let inner = self.lock();
         inner.batches.is_empty() && !inner.sending
+    }
+
+    /// How old a batch should be before it goes: at least `least`, and more where an insert is much work. What an
+    /// insert costs is mostly its part of the table, written now and merged again later, whatever the rows.
+    pub(super) fn patience(&self, least: Duration) -> Duration {
+        (self.lock().took * REST).clamp(least, least.max(STALE))
     }
 
     /// Batches wait because ClickHouse does not take them.
@@ -134,8 +146,10 @@ impl Sender {
         let client = client(&self.config);
         let (mut ready, mut failures) = (false, 0u32);
         while let Some(batch) = self.outbox.next() {
+            let begun = Instant::now();
             match runtime.block_on(self.send(&client, &batch, &mut ready)) {
                 Ok(()) => {
+                    self.outbox.lock().took = begun.elapsed();
                     if failures > 0 {
                         tracing::info!(failures, "ClickHouse takes events again");
                     }

@@ -10,6 +10,7 @@ use agent_core::receipt::{Chain, Proof};
 use super::anchor::Anchor;
 use super::block::Encoder;
 use super::chain::{Head, State};
+use super::missed::{Missed, Reason, is_report};
 use super::notary::Notary;
 use super::row::Row;
 use super::sender::Outbox;
@@ -18,10 +19,11 @@ use super::{Config, Tally};
 
 /// Events that wait for the writer; a few milliseconds of the fastest traffic.
 const QUEUE: usize = 32 * 1024;
-/// Events of one block: large enough to spread its dictionaries, small enough to stay in the cache.
-const BLOCK: usize = 2048;
-/// How long the writer lets events gather once it has been woken: it wakes at most a hundred times a second.
-const GATHER: Duration = Duration::from_millis(10);
+/// Most events of one block: a block costs ClickHouse some work for each of its columns, however few its rows.
+const BLOCK: usize = 8192;
+/// How long the writer lets events gather once it has been woken, so that blocks become large. It is also what a
+/// killed agent may have seen and not written down.
+const GATHER: Duration = Duration::from_millis(150);
 
 /// Between `push` and the writer.
 #[derive(Default)]
@@ -34,6 +36,8 @@ pub(super) struct Queue {
 struct Inner {
     events: Vec<Event>,
     notes: Vec<Row>,
+    /// What found the queue full.
+    missed: Missed,
     closed: bool,
 }
 
@@ -42,12 +46,13 @@ impl Queue {
     pub(super) fn push(&self, event: Event) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.closed || inner.events.len() >= QUEUE {
+            inner.missed.add(Reason::Queue, &event);
             return false;
         }
         inner.events.push(event);
-        let first = inner.events.len() == 1;
+        let wakes = [1, QUEUE / 4].contains(&inner.events.len());
         drop(inner);
-        if first {
+        if wakes {
             self.filled.notify_one();
         }
         true
@@ -73,29 +78,23 @@ impl Queue {
     }
 
     /// Swaps the events out; true where there will be no more. Waits at most so long for the first.
-    fn take(&self, into: &mut Vec<Event>, patience: Duration) -> bool {
+    fn take(&self, into: &mut Vec<Event>, missed: &mut Missed, patience: Duration) -> bool {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut inner, _) = self
             .filled
             .wait_timeout_while(inner, patience, |inner| inner.events.is_empty() && !inner.closed)
             .unwrap_or_else(PoisonError::into_inner);
         if !inner.events.is_empty() && !inner.closed && inner.events.len() < QUEUE / 4 {
-            drop(inner);
-            std::thread::sleep(GATHER);
-            inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let gathering = |inner: &mut Inner| !inner.closed && inner.events.len() < QUEUE / 4;
+            let waited = self.filled.wait_timeout_while(inner, GATHER, gathering);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::swap(&mut inner.events, into);
+        if !inner.missed.is_empty() {
+            missed.append(std::mem::take(&mut inner.missed));
+        }
         inner.closed && into.is_empty()
     }
-}
-
-/// Events that the writer could not record, not reported yet.
-#[derive(Default)]
-struct Unreported {
-    queue: u64,
-    spool: u64,
-    disk: u64,
-    since: u64,
 }
 
 /// The writer's thread.
@@ -121,32 +120,30 @@ impl Writer {
         let agent_id: Arc<str> = self.config.agent_id.as_str().into();
         let (mut encoder, mut block, mut scratch) = (Encoder::default(), Vec::new(), Vec::new());
         let mut events = std::mem::take(&mut self.first);
-        let mut unreported = Unreported::default();
-        let (mut known_queue, mut last_time) = (0, 0);
+        let (mut missed, mut last_time) = (Missed::default(), 0);
         let tick = self.config.batch_interval.clamp(Duration::from_millis(5), Duration::from_millis(250));
         loop {
-            let dropped = self.tally.dropped_queue.load(Relaxed);
-            unreported.queue += dropped - known_queue;
-            known_queue = dropped;
-            if unreported.total() > 0 && unreported.since == 0 {
-                unreported.since = now();
-            }
-            if unreported.total() > 0 && !self.full() {
-                events.insert(0, unreported.event(&self.config));
+            if !missed.is_empty() && !self.full() {
+                events.splice(0..0, missed.events(&self.config));
             }
             for slice in events.chunks_mut(BLOCK) {
                 let reports = slice.first().is_some_and(is_report);
-                match self.record(slice, &agent_id, &mut encoder, &mut block, &mut scratch) {
+                let recorded = if self.full() {
+                    Err(Reason::Spool)
+                } else {
+                    self.spool(slice, &agent_id, &mut encoder, &mut block, &mut scratch)
+                };
+                match recorded {
                     Ok(()) => {
                         if reports {
-                            unreported = Unreported::default();
+                            missed = Missed::default();
                         }
                         last_time = slice.last().map_or(last_time, |e| e.time);
                     }
                     Err(reason) => {
-                        let count = slice.iter().filter(|e| !is_report(e)).count() as u64;
-                        unreported.add(reason, count);
-                        self.tally.dropped(reason, count);
+                        let lost = slice.iter().filter(|e| !is_report(e));
+                        self.tally
+                            .dropped(reason, lost.map(|event| missed.add(reason, event)).count() as u64);
                     }
                 }
             }
@@ -154,11 +151,17 @@ impl Writer {
             events.shrink_to(QUEUE);
             self.write_notes();
             self.seal(false);
-            let ends = self.queue.take(&mut events, tick);
+            let ends = self.queue.take(&mut events, &mut missed, tick);
             if let Some(event) = self.rotate() {
                 events.insert(0, event);
             } else if ends {
                 break;
+            }
+        }
+        // The last words have room, whatever the cap says: they are a few KiB.
+        for slice in missed.events(&self.config).chunks_mut(BLOCK) {
+            if self.spool(slice, &agent_id, &mut encoder, &mut block, &mut scratch).is_err() {
+                tracing::error!("cannot write to the spool which events were not recorded");
             }
         }
         self.write_notes();
@@ -178,7 +181,7 @@ impl Writer {
     }
 
     /// Chains, encodes and spools some events; the chain stands still where that fails.
-    fn record(
+    fn spool(
         &mut self,
         events: &mut [Event],
         agent_id: &Arc<str>,
@@ -186,9 +189,6 @@ impl Writer {
         block: &mut Vec<u8>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), Reason> {
-        if self.full() {
-            return Err(Reason::Spool);
-        }
         let mut chain = self.chain.clone();
         let first = chain.sequence + 1;
         for event in &mut *events {
@@ -232,7 +232,7 @@ impl Writer {
         let due = lock(&self.notary).is_due(&self.chain, ending);
         if let Some((rows, age)) = self.spool.pending() {
             let large = rows >= self.config.batch_rows as u64;
-            let old = age >= self.config.batch_interval && self.outbox.is_idle();
+            let old = age >= self.outbox.patience(self.config.batch_interval) && self.outbox.is_idle();
             // What is signed must not be lost: then a later life would sign others in its place.
             if (ending || large || old || due)
                 && let Some(batch) = self.spool.seal(due || self.outbox.is_waiting())
@@ -320,49 +320,6 @@ pub(super) fn lock(notary: &Mutex<Notary>) -> MutexGuard<'_, Notary> {
     notary.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Why an event is not recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// The spool is at its cap.
-    Spool,
-    /// The disk refused.
-    Disk,
-}
-
-const REPORT: &str = "not_recorded";
-
-fn is_report(event: &Event) -> bool {
-    event.event_kind == EventKind::Loss && &*event.error_type == REPORT
-}
-
-impl Unreported {
-    fn total(&self) -> u64 {
-        self.queue + self.spool + self.disk
-    }
-
-    fn add(&mut self, reason: Reason, count: u64) {
-        match reason {
-            Reason::Spool => self.spool += count,
-            Reason::Disk => self.disk += count,
-        }
-    }
-
-    fn event(&self, config: &Config) -> Event {
-        let text = format!(
-            "{} events not recorded: writer behind {}, spool full {}, disk full {}",
-            self.total(),
-            self.queue,
-            self.spool,
-            self.disk
-        );
-        Event {
-            time: self.since,
-            duration_ns: Some(now().saturating_sub(self.since)),
-            ..loss(config, REPORT, text)
-        }
-    }
-}
-
 /// A loss that the store itself has to tell.
 pub(super) fn loss(config: &Config, kind: &str, text: String) -> Event {
     Event {
@@ -409,15 +366,19 @@ mod tests {
         let queue = Queue::default();
         assert!((0..QUEUE).all(|_| queue.push(Event::default())));
         assert!(!queue.push(Event::default()));
-        let mut events = Vec::new();
-        assert!(!queue.take(&mut events, Duration::ZERO));
+        let (mut events, mut missed) = (Vec::new(), Missed::default());
+        assert!(!queue.take(&mut events, &mut missed, Duration::ZERO));
         assert_eq!(events.len(), QUEUE);
+        assert!(!missed.is_empty(), "what was refused is counted");
         assert!(queue.push(Event::default()));
         queue.close();
         assert!(!queue.push(Event::default()));
         events.clear();
-        assert!(!queue.take(&mut events, Duration::ZERO), "what was pushed before the end is handed out");
+        assert!(
+            !queue.take(&mut events, &mut missed, Duration::ZERO),
+            "what was pushed before the end is handed out"
+        );
         events.clear();
-        assert!(queue.take(&mut events, Duration::ZERO));
+        assert!(queue.take(&mut events, &mut missed, Duration::ZERO));
     }
 }
