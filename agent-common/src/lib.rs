@@ -436,7 +436,8 @@ pub struct Socket {
     pub guard: [u32; 2],
     /// Bytes copied while undecided; by direction.
     pub unknown: [u32; 2],
-    /// 1: every record of this socket wakes the agent at once (a policy may have to act on it).
+    /// 1: every record of this socket wakes the agent at once, and has the ring's last room (a policy may have to act
+    /// on it).
     pub urgent: u32,
     /// Bit 1 << direction: what flows there are results, the first to be left out when the ring fills up.
     pub answers: u32,

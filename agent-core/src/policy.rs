@@ -176,6 +176,12 @@ pub struct Policy {
     pub message: Arc<str>,
 }
 
+impl Policy {
+    fn may_kill(&self) -> bool {
+        self.mode == Mode::Enforce && (self.action == Action::Kill || self.on_unknown == Action::Kill)
+    }
+}
+
 /// One file.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -272,11 +278,19 @@ impl Policies {
             .any(|policy| std::iter::once(&policy.matching).chain(&policy.except).any(|m| !m.data.is_empty()))
     }
 
-    /// True where a rule in force may kill: then statements must be seen at once, not in batches.
+    /// True where a rule in force may kill.
     pub fn needs_kill(&self) -> bool {
-        self.iter().any(|policy| {
-            policy.mode == Mode::Enforce
-                && (policy.action == Action::Kill || policy.on_unknown == Action::Kill)
+        self.iter().any(Policy::may_kill)
+    }
+
+    /// True where a rule in force may kill a session of this database, or of this system where the database is not
+    /// known (empty): then its statements must be seen at once, not in batches, and before all others.
+    pub fn may_stop(&self, system: &str, namespace: &str) -> bool {
+        let fits = |globs: &[Glob], name: &str| {
+            globs.is_empty() || name.is_empty() || globs.iter().any(|glob| glob.matches(name))
+        };
+        self.iter().filter(|policy| policy.may_kill()).any(|policy| {
+            fits(&policy.matching.system, system) && fits(&policy.matching.namespace, namespace)
         })
     }
 }

@@ -28,17 +28,23 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 #[unsafe(no_mangle)]
 static WATERMARK: u64 = 1 << 22;
 
-/// Set by the agent before load: ring fill in bytes above which of results only the edges are copied, and above which
-/// nothing large of them is.
+/// Set by the agent before load: ring fill in bytes above which of results only the edges are copied, above which
+/// nothing large of them is, and above which only sockets that a policy may act on have room.
 #[unsafe(no_mangle)]
-static CROWDED: [u64; 2] = [1 << 23, 3 << 22];
+static CROWDED: [u64; 3] = [1 << 23, 3 << 22, 15 << 20];
 
-/// How crowded the ring is: 0, 1 or 2.
+/// How crowded the ring is: 0 to 3.
 #[inline(always)]
 pub fn crowd() -> u32 {
     let filled = EVENTS.query(AVAILABLE);
-    let [edges, nothing] = global(&CROWDED);
-    u32::from(filled > edges) + u32::from(filled > nothing)
+    let [edges, nothing, others] = global(&CROWDED);
+    u32::from(filled > edges) + u32::from(filled > nothing) + u32::from(filled > others)
+}
+
+/// True where the last room of the ring is kept from this socket, for those that a policy may act on.
+#[inline(always)]
+pub fn kept_from(urgent: u32) -> bool {
+    urgent == 0 && crowd() == 3
 }
 
 /// `BPF_RB_AVAIL_DATA`: bytes in the ring that were not consumed yet.

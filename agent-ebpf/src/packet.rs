@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 
-use crate::maps::{EVENTS, SOCKETS, count, crowd, lost, wake};
+use crate::maps::{EVENTS, SOCKETS, count, crowd, kept_from, lost, wake};
 use crate::{go, tls};
 
 const PROTO_TCP: u8 = 6;
@@ -91,6 +91,8 @@ struct Meta {
     /// Offset of the payload in the packet.
     payload: u32,
     urgent: bool,
+    /// A policy may act on its socket.
+    covered: bool,
 }
 
 #[inline(always)]
@@ -166,7 +168,7 @@ fn segment(skb: *mut __sk_buff, way: u8) {
         task: tls::task(),
         call: 0,
     };
-    let mut meta = Meta { packet, payload, urgent: false };
+    let mut meta = Meta { packet, payload, urgent: false, covered: false };
     // A listener's segment is the handshake's last and carries data: its socket is not made yet, the ports tell
     // whose it is.
     meta.packet.call = match tls::call(meta.packet.task as u32) {
@@ -174,6 +176,9 @@ fn segment(skb: *mut __sk_buff, way: u8) {
         call => call,
     };
     let copy = if listening { Copy::Whole } else { decide(&mut meta, known, cookie, ends) };
+    if copy != Copy::Nothing && kept_from(u32::from(meta.covered)) {
+        return drop_record(meta.packet.cookie, way, bytes);
+    }
     match copy {
         Copy::Whole => whole(skb, &mut meta),
         Copy::Edges => edges(skb, &mut meta),
@@ -207,7 +212,8 @@ fn decide(meta: &mut Meta, known: Option<*mut Socket>, cookie: u64, ends: bool) 
     };
     // SAFETY: the pointer was checked; each direction's fields are written under the socket's lock only.
     let socket = unsafe { &mut *socket };
-    meta.urgent = socket.urgent != 0;
+    meta.covered = socket.urgent != 0;
+    meta.urgent = meta.covered;
     let here = if meta.packet.direction == direction::EGRESS { 0 } else { 1 };
     // Whether the sender has seen something new since the guard was set.
     let news = meta.packet.acknowledgment != socket.guard[here];

@@ -18,7 +18,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 
-use crate::maps::{EVENTS, count, global, send, wake};
+use crate::maps::{EVENTS, count, global, kept_from, send, wake};
 use crate::process::{TASK_PID, TASK_TGID};
 
 /// Sessions that are copied or undecided, and how far they are.
@@ -312,6 +312,9 @@ fn piece(session: &TlsKey, state: *mut TlsState, said: TlsMode, buffer: u64, len
     // A length may be negative: the call will say that it is wrong.
     if length == 0 || length > i32::MAX as u32 || undecided && offset > u64::from(TLS_BUDGET) {
         return;
+    }
+    if kept_from(said.urgent) {
+        return drop_piece(length);
     }
     let mut tls = Tls {
         kind: kind::TLS,

@@ -24,7 +24,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
-use crate::maps::{EVENTS, SOCKETS, count, global, lost, wake};
+use crate::maps::{EVENTS, SOCKETS, count, global, kept_from, lost, wake};
 use crate::packet::NEW;
 
 /// Cookie -> how far the socket has come. Entries leave when the agent finds the socket gone.
@@ -203,6 +203,13 @@ fn sent(socket: *mut core::ffi::c_void, bytes: u32) {
     let mut walk =
         Walk { record, vectors: 0, count: 0, base: 0, length: 0, left: bytes, urgent: wanted.urgent };
     let edges = decide(wanted, &mut walk);
+    if kept_from(wanted.urgent) {
+        count(|c| {
+            c.ring_full += 1;
+            c.ring_full_bytes += u64::from(bytes);
+        });
+        return missing(cookie, bytes);
+    }
     locate(&mut walk);
     if edges && walk.vectors == 0 && walk.base != 0 {
         ends(&mut walk);

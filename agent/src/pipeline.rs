@@ -120,6 +120,8 @@ pub struct Wishes {
     pub detected: bool,
     /// Nothing more will come of this connection.
     pub refused: bool,
+    /// What is known of the session has changed: user, database.
+    pub session: bool,
     /// By side: only heads and tails are needed (true), or everything again (false).
     pub bulk: [Option<bool>; 2],
     /// It cannot be read from here on, and nothing was said of it yet: see [`Flow::withhold`].
@@ -307,6 +309,12 @@ impl Flow {
     /// Process id of the client, where it is known.
     pub fn process(&self) -> Option<u32> {
         self.state.workload.as_ref().map(|workload| workload.process.pid)
+    }
+
+    /// True where a rule may end this session, by what is known of it.
+    pub fn may_be_stopped(&self, policies: &Policies) -> bool {
+        let event = &self.state.event;
+        self.is_detected() && policies.may_stop(&event.db_system_name, &event.db_namespace)
     }
 
     /// True where a database was recognised.
@@ -539,6 +547,7 @@ impl Sink for FlowSink<'_> {
 
     fn session(&mut self, session: &Arc<Session>) {
         self.state.session = Some(Arc::clone(session));
+        self.state.wishes.session = true;
         if !self.state.announced && session.adopted && session.user.is_empty() {
             let client = self.state.client.unwrap_or(Side::A);
             self.state.titled = self.state.title(self.host, client);

@@ -10,6 +10,7 @@ import tempfile
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
+TCPI_OPT_SYN_DATA = 32
 
 
 def message(kind, body):
@@ -138,7 +139,8 @@ def fast_open():
     until_ready(conn)
     conn.sendall(query("select 'fast open'"))
     until_ready(conn)
-    print("fast open")
+    in_syn = conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & TCPI_OPT_SYN_DATA
+    print("fast open in the syn" if in_syn else "fast open")
 
 
 def main():

@@ -1,6 +1,7 @@
 //! A network namespace of our own, joined to the host by a veth pair with IPv4 and IPv6 addresses. Gone when dropped.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -66,6 +67,19 @@ impl NetNs {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         bail!("no link-local address on {}", self.link)
+    }
+
+    /// Does something in a thread that is inside of the namespace, as is what it starts.
+    pub fn enter<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.name))?;
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        let inside = move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+            what()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// The same command, run inside the namespace.

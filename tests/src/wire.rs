@@ -16,8 +16,13 @@ pub struct Wire {
 impl Wire {
     /// Connects, logs in as `postgres` (trust) and waits until the server is ready.
     pub fn login(address: impl ToSocketAddrs) -> Result<Self> {
+        Self::login_to(address, "postgres")
+    }
+
+    /// Connects and logs in to a database.
+    pub fn login_to(address: impl ToSocketAddrs, database: &str) -> Result<Self> {
         let mut wire = Self::connect(address)?;
-        wire.send(&startup(&[("user", "postgres"), ("database", "postgres"), ("application_name", "wire")]))?;
+        wire.send(&startup(&[("user", "postgres"), ("database", database), ("application_name", "wire")]))?;
         wire.until_ready()?;
         Ok(wire)
     }

@@ -78,6 +78,63 @@ fn a_clickhouse_that_stops_and_dies_loses_and_doubles_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What finds the spool full is told missing by its connection: stored and told together are what was executed.
+#[test]
+fn what_a_slow_clickhouse_costs_is_told_by_connection() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    let (store, port) = (Scratch::new("clickhouse")?, scratch::free_port()?);
+    let (path, listen) = (store.path().join("data").display().to_string(), format!("127.0.0.1:{port}"));
+    let arguments = ["clickhouse", "--path", &path, "--listen", &listen];
+    let mut engine = Weir::spawn(&weir::binary()?, Scratch::new("engine")?, &arguments)?;
+    let clickhouse = ClickHouse { url: format!("http://{listen}") };
+    wait_for(&clickhouse, "SELECT 1", |n| n == 1)?;
+    let (mut agent, _) = run(&format!("store: {{url: \"{}\", spool: 128KiB}}\n", clickhouse.url))?;
+
+    let mut sessions = (0..4).map(|_| Wire::login(("127.0.0.1", server.port))).collect::<Result<Vec<_>>>()?;
+    let all = format!(
+        "SELECT count() FROM {TABLE} WHERE event_kind = 'statement' AND server_port = {}",
+        server.port
+    );
+    for wire in &mut sessions {
+        wire.send(&wire::query("select 'before'"))?;
+        wire.until_ready()?;
+    }
+    wait_for(&clickhouse, &all, |n| n == 4)?;
+    engine.signal(Signal::STOP)?;
+    let mut executed = Vec::new();
+    for (i, wire) in sessions.iter_mut().enumerate() {
+        let count = 4_000 + 500 * i;
+        for n in 0..count {
+            wire.send(&wire::query(&format!("select {n}")))?;
+            wire.until_ready()?;
+        }
+        executed.push((wire.stream.local_addr()?.port(), count as u64 + 2));
+    }
+    engine.signal(Signal::CONT)?;
+    let missing =
+        "sumIf(toUInt64OrZero(splitByChar(' ', toString(db_query_summary))[1]), error_type = 'not_recorded')";
+    let told = format!("SELECT {missing} FROM {TABLE} WHERE server_port = {}", server.port);
+    assert!(wait_for(&clickhouse, &told, |n| n > 0)? > 1_000, "the spool was too large");
+    // There is room again, and every connection is in sync.
+    for wire in &mut sessions {
+        wire.send(&wire::query("select 'behind'"))?;
+        wire.until_ready()?;
+    }
+    drop(sessions);
+    let total: u64 = executed.iter().map(|(_, count)| count).sum();
+    let both = format!(
+        "SELECT countIf(event_kind = 'statement') + {missing} FROM {TABLE} WHERE server_port = {}",
+        server.port
+    );
+    assert_eq!(wait_for(&clickhouse, &both, |n| n >= total)?, total);
+    for (port, count) in executed {
+        assert_eq!(clickhouse.number(&format!("{both} AND client_port = {port}"))?, count, "port {port}");
+    }
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    engine.stop()?;
+    Ok(())
+}
+
 #[test]
 fn an_embedded_clickhouse_that_dies_is_started_again() -> Result<()> {
     let server = Postgres::start(&[])?;

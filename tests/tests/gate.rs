@@ -1,8 +1,10 @@
 //! A kill wherever the session is, and what the session had asked for with it.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use tests::client::{self, Route};
 use tests::netns::NetNs;
 use tests::stored::wait_for;
@@ -16,16 +18,18 @@ use xtask::weir::{self, Weir};
 const SLOW_DELETE: &str = "delete from victims where pg_sleep(0.05) is not null";
 const VICTIMS: &str = "create table victims as select generate_series(1, 200) as id";
 
-/// An agent that ends every session that deletes.
-fn no_deletes() -> Result<(Weir, ClickHouse)> {
+/// An agent that ends every session that deletes where the predicates hold.
+fn no_deletes(where_: &str, config: &str) -> Result<(Weir, ClickHouse)> {
     let scratch = Scratch::new("agent")?;
     fs::create_dir_all(scratch.path().join("policies"))?;
     fs::write(
         scratch.path().join("policies/deletes.yaml"),
-        "kind: DatabasePolicy\nmetadata: {name: no-deletes}\nspec:\n  mode: enforce\n  match:\n    \
-         statement: {effects: [delete]}\n  action: kill\n",
+        format!(
+            "kind: DatabasePolicy\nmetadata: {{name: no-deletes}}\nspec:\n  mode: enforce\n  match:\n    \
+             statement: {{effects: [delete]}}\n{where_}  action: kill\n"
+        ),
     )?;
-    Weir::run(&weir::binary()?, scratch, "")
+    Weir::run(&weir::binary()?, scratch, config)
 }
 
 /// Waits until no session but our own is at work, then counts what is left.
@@ -34,7 +38,7 @@ fn victims_left(server: &Postgres) -> Result<String> {
         "select count(*) from pg_stat_activity where query like 'delete%' and pid != pg_backend_pid()",
     )? != "0"
     {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     server.quietly("select count(*) from victims")
 }
@@ -46,7 +50,7 @@ const KILLED: &str =
 fn what_a_killed_session_had_asked_for_is_not_done() -> Result<()> {
     let server = Postgres::start(&[])?;
     server.quietly(VICTIMS)?;
-    let (mut agent, clickhouse) = no_deletes()?;
+    let (mut agent, clickhouse) = no_deletes("", "")?;
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
     wire.send(&wire::query(SLOW_DELETE))?;
     assert!(wire.until_ready().is_err(), "the session goes on");
@@ -58,7 +62,7 @@ fn what_a_killed_session_had_asked_for_is_not_done() -> Result<()> {
     wire.send(&wire::query(SLOW_DELETE))?;
     drop(wire);
     while server.quietly("select count(*) from pg_stat_activity where application_name = 'wire'")? != "0" {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(victims_left(&server)?, "200", "a client that hung up had its way");
     wait_for(&clickhouse, KILLED, |n| n > 0)?;
@@ -79,7 +83,7 @@ fn a_session_in_another_namespace_or_on_a_link_is_killed() -> Result<()> {
     server.quietly(VICTIMS)?;
     let namespace = NetNs::new()?;
     let link = namespace.host_on_link().context("the host has no link-local address")?;
-    let (mut agent, clickhouse) = no_deletes()?;
+    let (mut agent, clickhouse) = no_deletes("", "")?;
     let routes = [
         Route::veth4(&namespace),
         Route::veth6(&namespace),
@@ -93,6 +97,62 @@ fn a_session_in_another_namespace_or_on_a_link_is_killed() -> Result<()> {
         let known = format!("{KILLED} AND process_executable_path LIKE '%/psql'");
         assert_eq!(wait_for(&clickhouse, &known, |n| n > number as u64)?, number as u64 + 1);
     }
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+/// A flood that fills the ring leaves room for the session that a rule may end.
+#[test]
+fn a_flood_leaves_room_for_what_a_rule_is_about() -> Result<()> {
+    let server = Postgres::start(&[])?;
+    for name in ["covered", "free"] {
+        server.quietly(&format!("create database {name}"))?;
+    }
+    let (mut agent, clickhouse) =
+        no_deletes("    database: {namespace: [covered]}\n", "capture: {ring: 1MiB}\n")?;
+    let login = |database| Wire::login_to(("127.0.0.1", server.port), database);
+    let (mut free, mut covered) = (login("free")?, login("covered")?);
+    let told = |database: &str, what: &str| {
+        format!(
+            "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND server_port = {} \
+             AND db_namespace = '{database}' AND {what}",
+            server.port
+        )
+    };
+    for wire in [&mut free, &mut covered] {
+        wire.send(&wire::query("select 'warm'"))?;
+        wire.until_ready()?;
+    }
+    for database in ["free", "covered"] {
+        wait_for(&clickhouse, &told(database, "true"), |n| n == 1)?;
+    }
+    // What the flood leaves is taken by those that a rule is about.
+    agent.signal(Signal::STOP)?;
+    let long = "x".repeat(1_000);
+    for _ in 0..2_000 {
+        free.send(&wire::query(&format!("select 1 /*{long}*/")))?;
+        free.until_ready()?;
+    }
+    for _ in 0..20 {
+        covered.send(&wire::query("select 'covered'"))?;
+        covered.until_ready()?;
+    }
+    agent.signal(Signal::CONT)?;
+    assert_eq!(wait_for(&clickhouse, &told("covered", "true"), |n| n >= 21)?, 21);
+    assert_eq!(clickhouse.number(&told("covered", "capture_lost_before > 0"))?, 0);
+    for _ in 0..3 {
+        free.send(&wire::query("select 'behind'"))?;
+        free.until_ready()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let gap = format!(
+        "SELECT count() FROM weir.events WHERE event_kind = 'loss' AND error_type = 'gap' AND server_port = {} \
+         AND client_port = {}",
+        server.port,
+        free.stream.local_addr()?.port()
+    );
+    wait_for(&clickhouse, &gap, |n| n > 0)?;
+    assert!(clickhouse.number(&told("free", "true"))? < 2_000, "the ring did not run over");
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }

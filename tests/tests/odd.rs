@@ -3,6 +3,7 @@
 use agent_core::event::EventKind;
 use anyhow::Result;
 use tests::client::{self, Route};
+use tests::netns::NetNs;
 use tests::tap::{self, Tap};
 use xtask::postgres::Postgres;
 
@@ -10,10 +11,34 @@ use xtask::postgres::Postgres;
 fn ways(said: &str, texts: &[&str]) -> Vec<(String, Option<bool>)> {
     let found = |text: &str| texts.iter().any(|t| t.starts_with(text));
     let way = |name: &str| {
-        let after = name == "fast open" || found(&format!("select 'after {name}'"));
+        let after = name.starts_with("fast open") || found(&format!("select 'after {name}'"));
         (name.to_owned(), found(&format!("select '{name}'")).then_some(after))
     };
     said.lines().map(way).collect()
+}
+
+/// `net.ipv4.tcp_fastopen`: both sides, no cookies, every listener.
+const FAST_OPEN: &str = "1543";
+
+/// The first bytes of a connection may come with its SYN, before the server's socket is made.
+#[test]
+fn what_the_syn_carries_is_seen() -> Result<()> {
+    let ns = NetNs::new()?;
+    let tap = Tap::start(&[])?;
+    let (port, said) = ns.enter(|| {
+        std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", FAST_OPEN)?;
+        let server = Postgres::start(&[])?;
+        let said = client::python(&server, &Route::loopback4(), "odd.py", &[])?;
+        Ok((server.port, said))
+    })?;
+    let events = tap.finish(port)?;
+    assert!(said.trim_end().ends_with("fast open in the syn"), "{said}");
+    let texts: Vec<&str> = tap::statements(&events).iter().map(|e| &*e.db_query_text).collect();
+    assert_eq!(texts.last(), Some(&"select 'fast open'"));
+    let session = events.iter().rfind(|e| e.event_kind == EventKind::Session);
+    assert_eq!(session.map(|e| (&*e.db_user, &*e.db_application_name)), Some(("postgres", "odd")));
+    assert!(tap::losses(&events).is_empty(), "{:?}", tap::losses(&events));
+    Ok(())
 }
 
 #[test]

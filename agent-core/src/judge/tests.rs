@@ -178,6 +178,10 @@ fn what_is_not_understood() {
 #[test]
 fn urgent_only_where_a_rule_kills() {
     let load = |text: &str| Policies::load(&[Source { file: "t", text }]).unwrap();
+    let shop =
+        load(&rule("a", "enforce", "{database: {system: [postgresql], namespace: [shop]}}", "kill", ""));
+    assert!(shop.may_stop("postgresql", "shop") && shop.may_stop("postgresql", ""));
+    assert!(!shop.may_stop("postgresql", "cellar") && !shop.may_stop("mysql", "shop"));
     assert!(load(&rule("a", "enforce", "{}", "kill", "")).needs_kill());
     assert!(load(&rule("a", "enforce", "{}", "alert", "  onUnknown: kill\n")).needs_kill());
     assert!(!load(&rule("a", "monitor", "{}", "kill", "")).needs_kill());

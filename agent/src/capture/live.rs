@@ -213,7 +213,8 @@ impl Live {
         for (name, value) in &globals {
             loader.override_global(name, value, true);
         }
-        let crowded = [u64::from(ring_bytes) / 2, u64::from(ring_bytes) / 4 * 3];
+        let part = u64::from(ring_bytes) / 16;
+        let crowded = [8 * part, 12 * part, 15 * part];
         loader.override_global("CROWDED", &crowded, true);
         loader.override_global("WATERMARK", &watermark, true).map_max_entries("EVENTS", ring_bytes);
         let mut ebpf = loader.load(OBJECT)?;

@@ -14,6 +14,7 @@ use agent_core::exchange::Cancel;
 use agent_core::identity::Workload;
 use agent_core::judge::Verdict;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
+use hashbrown::{HashMap as FastMap, HashSet as FastSet};
 
 use crate::capture::live::{Live, Record, Records};
 use crate::gate::{Gate, Outcome, Target};
@@ -41,14 +42,14 @@ pub struct Driver {
     resolver: Resolver,
     gate: Option<Gate>,
     ports: HashMap<u16, &'static str>,
-    taps: HashMap<u64, Tap>,
+    taps: FastMap<u64, Tap>,
     /// The tapped socket of each connection with a known beginning, by what both ends agree on: the client's and
     /// the server's first sequence numbers. Address translation does not change them.
-    by_start: HashMap<(u32, u32), u64>,
+    by_start: FastMap<(u32, u32), u64>,
     /// The same by addresses, for connections that were open before the agent.
-    by_ends: HashMap<(Endpoint, Endpoint), u64>,
+    by_ends: FastMap<(Endpoint, Endpoint), u64>,
     /// Sockets of no interest: the other ends of tapped ones, and what is no database.
-    left_alone: HashSet<u64>,
+    left_alone: FastSet<u64>,
     unix: UnixTaps,
     modes: Vec<(u64, Socket)>,
     counted: Counters,
@@ -170,10 +171,10 @@ impl Driver {
             resolver: Resolver::new(),
             gate,
             ports,
-            taps: HashMap::new(),
-            by_start: HashMap::new(),
-            by_ends: HashMap::new(),
-            left_alone: HashSet::new(),
+            taps: FastMap::new(),
+            by_start: FastMap::new(),
+            by_ends: FastMap::new(),
+            left_alone: FastSet::new(),
             unix: UnixTaps::new(unix),
             modes: Vec::new(),
             counted: Counters::default(),
@@ -309,8 +310,9 @@ impl Driver {
         let active = open.active == 1;
         let start =
             if active { (open.send_next, open.receive_next) } else { (open.receive_next, open.send_next) };
+        let ends = ends(&open.tuple);
         let (mut peer_here, mut accepted) = (false, None);
-        if let Some(&first) = self.by_start.get(&start)
+        if let Some(first) = self.other_end(start, ends)
             && first != open.cookie
         {
             if active {
@@ -323,15 +325,30 @@ impl Driver {
                 self.leave_alone(open.cookie);
                 if let Some(tap) = self.taps.get_mut(&first) {
                     tap.peer_here = true;
-                    tap.accepted = Some(ends(&open.tuple));
+                    tap.accepted = Some(ends);
                 }
                 return;
             }
         }
         self.by_start.insert(start, open.cookie);
-        let ends = ends(&open.tuple);
-        let tap = self.tap(open.cookie, ends, Some(active), Some(start));
+        // Its SYN carried data (TCP Fast Open): the flow has begun already.
+        let begun = self.taps.get_mut(&open.cookie).filter(|tap| tap.active.is_some() && tap.start.is_none());
+        let tap = match begun {
+            Some(tap) => tap,
+            None => self.tap(open.cookie, ends, Some(active)),
+        };
+        tap.start = Some(start);
         (tap.peer_here, tap.accepted) = (peer_here, accepted);
+    }
+
+    /// The tapped socket at the other end of a connection that begins. Data in a SYN that the server did not take
+    /// makes their numbers differ in the client's part: then the addresses have to agree as well.
+    fn other_end(&self, start: (u32, u32), ends: (Endpoint, Endpoint)) -> Option<u64> {
+        let same_server = |cookie: &&u64| {
+            self.taps.get(*cookie).and_then(|tap| tap.start).is_some_and(|known| known.1 == start.1)
+        };
+        let by_ends = || self.by_ends.get(&(ends.1, ends.0)).filter(same_server);
+        self.by_start.get(&start).or_else(by_ends).copied()
     }
 
     /// Nothing more is wanted of this socket.
@@ -341,13 +358,7 @@ impl Driver {
         self.modes.push((cookie, ignore));
     }
 
-    fn tap(
-        &mut self,
-        cookie: u64,
-        ends: (Endpoint, Endpoint),
-        active: Option<bool>,
-        start: Option<(u32, u32)>,
-    ) -> &mut Tap {
+    fn tap(&mut self, cookie: u64, ends: (Endpoint, Endpoint), active: Option<bool>) -> &mut Tap {
         let hint = self.ports.get(&ends.1.port).or_else(|| self.ports.get(&ends.0.port)).copied();
         let source = CaptureSource::Packet;
         let mut flow = Flow::new(cookie, Ends::Tcp([ends.0, ends.1]), source, active.is_some(), hint, 0);
@@ -359,7 +370,7 @@ impl Driver {
         let tap = Tap {
             flow,
             socket: Socket::default(),
-            start,
+            start: None,
             ends,
             active,
             spoke: false,
@@ -367,13 +378,13 @@ impl Driver {
             tls,
             accepted,
         };
-        self.taps.entry(cookie).insert_entry(tap).into_mut()
+        self.taps.entry(cookie).insert(tap).into_mut()
     }
 
     /// Rules that act were loaded, or are gone: says which sockets wake the agent at once.
     fn follow_rules(&mut self, pipeline: &Pipeline) {
-        let urgent = u32::from(pipeline.policies.needs_kill());
         for (cookie, tap) in &mut self.taps {
+            let urgent = u32::from(tap.flow.may_be_stopped(&pipeline.policies));
             if tap.flow.is_detected() && tap.socket.urgent != urgent {
                 tap.socket.urgent = urgent;
                 self.modes.push((*cookie, tap.socket));
@@ -408,7 +419,9 @@ impl Driver {
             if packet.length == 0 {
                 return; // a last FIN of something that never mattered
             }
-            self.tap(cookie, both, None, None);
+            let active = packet.direction == direction::EGRESS && packet.flags & tcp::ACK == 0;
+            let begins = packet.flags & tcp::SYN != 0;
+            self.tap(cookie, both, begins.then_some(active));
         }
         let looked_at = self.taps.get(&cookie).is_some_and(Tap::is_undecided);
         if looked_at {
@@ -474,8 +487,8 @@ impl Driver {
                 if let Some(client) = tap.flow.core().client() {
                     tap.socket.answers = 1 << client.other().index();
                 }
-                tap.socket.urgent = u32::from(pipeline.policies.needs_kill());
             }
+            tap.socket.urgent = u32::from(tap.flow.may_be_stopped(&pipeline.policies));
             for side in [Side::A, Side::B] {
                 if let Some(bulk) = wishes.bulk[side.index()] {
                     // Side A is the tapped socket: what it sends is egress, index 0.

@@ -259,14 +259,16 @@ impl UnixTaps {
                 end.socket.mode = [mode::IGNORE; 2];
             } else if wishes.detected {
                 end.socket.mode = [mode::FULL; 2];
-                end.socket.urgent = u32::from(pipeline.policies.needs_kill());
             }
+            end.socket.urgent = u32::from(known.flow.may_be_stopped(&pipeline.policies));
             if let Some(bulk) = wishes.bulk[side.index()] {
                 // What this end sends is its first direction.
                 end.socket.mode[0] = if bulk { mode::HEAD_TAIL } else { mode::FULL };
                 end.socket.guard[0] = known.flow.core().next(side.other());
             }
-            if before.mode != end.socket.mode || before.guard != end.socket.guard {
+            let same = (before.mode, before.guard, before.urgent)
+                == (end.socket.mode, end.socket.guard, end.socket.urgent);
+            if !same {
                 modes.push((cookie, end.socket));
             }
         }

@@ -413,8 +413,8 @@ impl Driver {
         }
         if wishes.detected {
             plain.mode.mode = [mode::FULL; 2];
-            plain.mode.urgent = u32::from(pipeline.policies.needs_kill());
         }
+        plain.mode.urgent = u32::from(plain.flow.may_be_stopped(&pipeline.policies));
         for side in [Side::A, Side::B] {
             if let Some(bulk) = wishes.bulk[side.index()] {
                 // What side A sends is written by the near end and read by the far one.
@@ -430,14 +430,16 @@ impl Driver {
     pub(super) fn hidden(&mut self, now: Nanos, pipeline: &mut Pipeline) {
         self.tls.expire(now);
         self.tell_joined(now, pipeline);
-        let urgent = u32::from(pipeline.policies.needs_kill());
         for (cookie, tap) in &mut self.taps {
             let Some(hidden) = tap.tls.as_deref_mut() else { continue };
             let due = hidden.is_due(now) && !hidden.unproven;
             match &mut hidden.plain {
-                Some(plain) if plain.mode.urgent != urgent && plain.flow.is_detected() => {
-                    plain.mode.urgent = urgent;
-                    self.tls.modes.push((key(plain.session), plain.mode));
+                Some(plain) if plain.flow.is_detected() => {
+                    let urgent = u32::from(plain.flow.may_be_stopped(&pipeline.policies));
+                    if plain.mode.urgent != urgent {
+                        plain.mode.urgent = urgent;
+                        self.tls.modes.push((key(plain.session), plain.mode));
+                    }
                 }
                 None if due => {
                     hidden.told = true;
