@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::build::{self, Profile};
 use crate::setup::{self, Need};
@@ -98,13 +99,13 @@ impl Args {
 fn list() -> Result<ExitCode> {
     for part in PARTS {
         println!("{}: {}", part.name, part.what);
-        let packages: &[&str] = match part.name {
-            "unit" => &["--workspace", "--exclude", "tests", "--exclude", "agent-ebpf"],
-            "end-to-end" => &["--package", "tests"],
+        let text = match part.name {
+            "unit" | "end-to-end" => {
+                let mut cargo = tests(part.name == "end-to-end")?;
+                shell::output(cargo.args(["--quiet", "--", "--list"]))?
+            }
             _ => continue,
         };
-        let text =
-            shell::output(shell::cargo().args(["test", "--quiet"]).args(packages).args(["--", "--list"]))?;
         let names: BTreeSet<&str> = text.lines().filter_map(|l| l.strip_suffix(": test")).collect();
         for name in names {
             println!("  {name}");
@@ -140,20 +141,41 @@ fn clippy(_: &Filter, tally: &mut Tally) {
     tally.check("clippy", || outcome);
 }
 
-fn unit(filter: &Filter, tally: &mut Tally) {
+/// The command for the tests of all crates, or for those of the crate `tests`, which need root and servers. Both name
+/// the same packages: else cargo would unite other features and compile every crate twice.
+fn tests(end_to_end: bool) -> Result<Command> {
+    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata printed no JSON")?;
     let mut cargo = shell::cargo();
-    cargo.args([
-        "test",
-        "--locked",
-        "--no-fail-fast",
-        "--workspace",
-        "--exclude",
-        "tests",
-        "--exclude",
-        "agent-ebpf",
-    ]);
-    cargo.args(["--", &filter.0]);
-    tally.tests("unit tests", "compiles them first", &mut cargo);
+    cargo.args(["test", "--locked", "--no-fail-fast", "--workspace", "--exclude", "agent-ebpf"]);
+    if !end_to_end {
+        cargo.args(["--lib", "--bins"]);
+    }
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut names = BTreeSet::new();
+    for package in list(&metadata["packages"]) {
+        for target in list(&package["targets"]) {
+            let name = target["name"].as_str().unwrap_or_default();
+            if target["kind"][0] != "test" {
+                continue;
+            }
+            // Cargo would take both, here and there.
+            if !names.insert(name.to_owned()) {
+                bail!("two test programs are named {name}: rename one of them");
+            }
+            if (package["name"] == "tests") == end_to_end {
+                cargo.args(["--test", name]);
+            }
+        }
+    }
+    Ok(cargo)
+}
+
+fn unit(filter: &Filter, tally: &mut Tally) {
+    match tests(false) {
+        Ok(mut cargo) => tally.tests("unit tests", "compiles them first", cargo.args(["--", &filter.0])),
+        Err(error) => tally.fail("unit tests", &format!("{error:#}")),
+    }
 }
 
 fn end_to_end(filter: &Filter, tally: &mut Tally) {
@@ -162,17 +184,11 @@ fn end_to_end(filter: &Filter, tally: &mut Tally) {
         Err(error) => return tally.fail("weir builds", &format!("{error:#}")),
     };
     let run = std::process::id().to_string();
-    let mut cargo = shell::cargo();
-    cargo.args([
-        "test",
-        "--locked",
-        "--no-fail-fast",
-        "--package",
-        "tests",
-        "--",
-        "--test-threads=1",
-        &filter.0,
-    ]);
+    let mut cargo = match tests(true) {
+        Ok(cargo) => cargo,
+        Err(error) => return tally.fail("end to end", &format!("{error:#}")),
+    };
+    cargo.args(["--", "--test-threads=1", &filter.0]);
     cargo.env("XTASK_WEIR", weir).env(scratch::RUN, &run);
     tally.tests("end to end", "real servers, real clients; some minutes", &mut cargo);
     tally.check("nothing is left behind", || {
