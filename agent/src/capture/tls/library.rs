@@ -1,6 +1,7 @@
 //! An ELF file -> the calls of a TLS library in it, and where to probe them.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs::File;
 
 use object::ReadCache;
@@ -91,7 +92,7 @@ pub fn look(file: &File) -> Option<Library> {
             found.insert(row.1, (symbol.address, row.2));
             kind = Some(row.0);
         }
-        rustls |= is_of_rustls(name);
+        rustls = rustls || is_of_rustls(name);
     });
     let Some(kind) = kind else {
         let blind = || Library { kind: "rustls", points: Vec::new(), blind: "tls_rustls" };
@@ -111,13 +112,15 @@ pub fn look(file: &File) -> Option<Library> {
 /// a session is moved from address to address, and nothing tells of its end, so that another session may be where one
 /// was; and neither how arguments are passed nor how they lie in memory is promised.
 fn is_of_rustls(name: &[u8]) -> bool {
-    const LONGEST: usize = 256;
+    const LONGEST: usize = 512;
     if name.starts_with(b"_ZN6rustls") {
         return true;
     }
-    let name = name.get(..LONGEST).unwrap_or(name);
-    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    name.starts_with(b"_R") && name.windows(8).any(|part| part == b"_6rustls")
+    if !name.starts_with(b"_R") {
+        return false;
+    }
+    let name = CStr::from_bytes_until_nul(name.get(..LONGEST).unwrap_or(name)).unwrap_or_default();
+    name.to_str().is_ok_and(|name| name.contains("_6rustls"))
 }
 
 /// The programs of each call that was found, by the address to probe. One inner function does the work of two calls
