@@ -40,7 +40,7 @@ pub fn java_server(source: &str, arguments: &[&str]) -> Result<Session> {
 pub fn go(server: &Postgres, route: &Route<'_>, program: &str, arguments: &[&str]) -> Result<String> {
     let scratch = Scratch::new("go")?;
     let built = scratch.path().join(program);
-    clients::go_build(&client::clients().join(program).join("main.go"), &built)?;
+    clients::go_build(&client::clients().join(program).join("main.go"), &built, &[])?;
     let mut go = Command::new(built);
     go.args(arguments);
     run(server, route, go)

@@ -9,6 +9,7 @@ pub mod netns; // a network namespace of our own
 pub mod client; // real clients, one call each
 pub mod drivers; // clients of other languages
 pub mod rustls; // TLS that is not OpenSSL's
+pub mod sealed; // a server that nobody can look into
 pub mod wire; // hand-made frontend messages
 pub mod kernel; // what a process holds in the kernel
 pub mod stored; // what the agent has stored, once it has

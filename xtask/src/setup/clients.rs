@@ -82,10 +82,11 @@ fn go() -> Result<()> {
 }
 
 /// Builds a Go program from one file: static, against what was fetched. Go keeps what it compiled for the next time.
-pub fn go_build(source: &Path, to: &Path) -> Result<()> {
+/// `flags` are those of `go build`.
+pub fn go_build(source: &Path, to: &Path, flags: &[&str]) -> Result<()> {
     let home = super::cache()?.join("go");
     let mut go = Command::new("go");
-    go.args(["build", "-o"]).arg(to).arg(source);
+    go.arg("build").args(flags).arg("-o").arg(to).arg(source);
     go.env("GO111MODULE", "off")
         .env("GOPATH", &home)
         .env("GOCACHE", home.join("cache"))
