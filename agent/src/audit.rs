@@ -19,7 +19,7 @@ pub use self::clickhouse::{
 pub use self::lines::{audit as lines, links};
 
 /// What is known from elsewhere.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Known {
     /// Keys that are genuine; where there are none, each agent's first key is believed.
     pub keys: Vec<KeyId>,
@@ -27,6 +27,15 @@ pub struct Known {
     pub anchored: Proofs,
     /// First receipt of chains that are parts of longer ones, by agent; the empty name is every agent's.
     pub from: BTreeMap<Arc<str>, u64>,
+    /// Receipts that are asked for at once: bounds the memory on both sides.
+    pub window: u64,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let (keys, anchored, from) = Default::default();
+        Self { keys, anchored, from, window: 200_000 }
+    }
 }
 
 impl Known {
@@ -205,6 +214,10 @@ impl std::fmt::Display for Chain {
                 last.policy,
                 agent_core::event::rfc3339(last.time)
             )?;
+        }
+        // Another agent does that where this one has been silent for longer than its receipts are kept.
+        if let Some(stub) = self.stubs.iter().find(|stub| stub.removed_by != *agent) {
+            write!(f, ", {} to {} by agent {}", stub.first_sequence, stub.last_sequence, stub.removed_by)?;
         }
         if self.left_over > 0 {
             write!(f, "; {} of them are still there", self.left_over)?;

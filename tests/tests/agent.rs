@@ -265,18 +265,30 @@ fn a_kill_rule_ends_exactly_the_offending_session_of_fifty() -> Result<()> {
 fn the_receipt_chain_is_whole_until_a_receipt_is_taken_out() -> Result<()> {
     let server = Postgres::start(&[])?;
     server.pgbench_tables(1)?;
-    let (mut agent, clickhouse) = run("")?;
-    let transactions = client::pgbench(&server, &Route::loopback4(), &["-S", "-c", "2", "-t", "500"])?;
-    wait_for(&clickhouse, &statements(server.port), |n| n >= transactions)?;
-    let verify = || -> Result<(bool, String)> {
-        let out = std::process::Command::new(weir::binary()?)
-            .args(["verify", "--url", &clickhouse.url])
-            .output()?;
+    let outside = Scratch::new("anchor")?;
+    let anchor = outside.path().join("anchor.jsonl").display().to_string();
+    let settings = format!("checkpoint: {{seconds: 1}}\nanchor: {{file: \"{anchor}\"}}\n");
+    let (mut agent, clickhouse) = run(&settings)?;
+    let weir = |arguments: &[&str]| -> Result<(bool, String)> {
+        let out = std::process::Command::new(weir::binary()?).args(arguments).output()?;
         let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
         Ok((out.status.success(), said))
     };
+    let verify = || weir(&["verify", "--url", &clickhouse.url, "--anchor", &anchor]);
+    let transactions = client::pgbench(&server, &Route::loopback4(), &["-S", "-c", "2", "-t", "500"])?;
+    wait_for(&clickhouse, &statements(server.port), |n| n >= transactions)?;
+    // Another key takes over; each has signed something.
+    let state = agent.home().join("state").display().to_string();
+    let (rotated, said) = weir(&["key", "rotate", "--state", &state])?;
+    assert!(rotated && said.contains(" is followed by "), "{said}");
+    let keys = "SELECT uniqExact(key_id) FROM weir.checkpoints";
+    wait_for(&clickhouse, keys, |n| n == 2)?;
     let (whole, said) = verify()?;
-    assert!(whole, "{said}");
+    assert!(whole && said.contains("signed"), "{said}");
+    let asked =
+        ["report", "who", "--url", &clickhouse.url, "--relation", "pgbench_accounts", "--format", "jsonl"];
+    let (answered, said) = weir(&asked)?;
+    assert!(answered && said.contains("/pgbench\"") && said.contains("SELECT abalance"), "{said}");
     let middle = clickhouse.number(&format!("SELECT intDiv(max(sequence), 2) FROM {TABLE}"))?;
     clickhouse.query(&format!(
         "ALTER TABLE {TABLE} DELETE WHERE sequence = {middle} SETTINGS mutations_sync = 2"

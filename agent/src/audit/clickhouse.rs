@@ -13,9 +13,6 @@ use serde::Deserialize;
 
 use super::{Chains, Court, Known, Report, workers};
 
-/// Receipts that are asked for at once: bounds the memory on both sides.
-const WINDOW: u64 = 200_000;
-
 /// Checks every agent's receipts.
 pub async fn audit(client: &Client, known: &Known) -> anyhow::Result<Report> {
     // Before the receipts: what an agent at work signs meanwhile is about receipts that are not asked for.
@@ -30,7 +27,7 @@ pub async fn audit(client: &Client, known: &Known) -> anyhow::Result<Report> {
         found.into_iter().map(Arc::from).chain(court.agents().cloned()).collect();
     for agent in agents {
         if let Some(auditor) = chains.auditor(&agent) {
-            receipts(client, &agent, auditor, u64::MAX).await?;
+            receipts(client, &agent, auditor, (u64::MAX, known.window)).await?;
         }
     }
     Ok(chains.report())
@@ -45,7 +42,7 @@ pub async fn range(
 ) -> anyhow::Result<Result<(Hash, Hash), String>> {
     seals.marks.retain(|mark| mark.sequence <= to);
     let (agent, mut auditor) = (Arc::from(agent), Auditor::new(seals));
-    receipts(client, &agent, &mut auditor, to).await?;
+    receipts(client, &agent, &mut auditor, (to, Known::default().window)).await?;
     let ends = auditor.ends().filter(|_| auditor.range().1 == to);
     let chain = super::chain(&agent, auditor);
     Ok(match ends {
@@ -56,7 +53,12 @@ pub async fn range(
 }
 
 /// Brings one agent's receipts, those that are there now: an agent at work goes on writing.
-async fn receipts(client: &Client, agent: &Arc<str>, auditor: &mut Auditor, to: u64) -> anyhow::Result<()> {
+async fn receipts(
+    client: &Client,
+    agent: &Arc<str>,
+    auditor: &mut Auditor,
+    (to, window_size): (u64, u64),
+) -> anyhow::Result<()> {
     let start = auditor.seals().start.map_or(0, |(last, _)| last);
     let (count, mut from, last): (u64, u64, u64) = client
         .query(
@@ -75,10 +77,10 @@ async fn receipts(client: &Client, agent: &Arc<str>, auditor: &mut Auditor, to: 
     }
     let mut read = 0;
     while read < count && from <= last {
-        let starts = std::iter::successors(Some(from), |from| from.checked_add(WINDOW));
+        let starts = std::iter::successors(Some(from), |from| from.checked_add(window_size));
         let windows = starts.take_while(|from| *from <= last).map(|from| {
             let (client, agent) = (client.clone(), Arc::clone(agent));
-            let to = from.saturating_add(WINDOW - 1).min(last);
+            let to = from.saturating_add(window_size - 1).min(last);
             async move { (to, tokio::spawn(async move { window(&client, &agent, from, to).await }).await) }
         });
         let mut windows = std::pin::pin!(stream::iter(windows).buffered(workers()));

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -41,7 +42,9 @@ impl std::fmt::Display for Place {
 
 #[derive(Default)]
 struct Inner {
-    lines: VecDeque<String>,
+    /// Each under its number.
+    lines: VecDeque<(u64, String)>,
+    sent: u64,
     dropped: u64,
     closed: bool,
 }
@@ -77,7 +80,9 @@ impl Anchor {
             inner.lines.pop_front();
             inner.dropped += 1;
         }
-        inner.lines.push_back(line);
+        inner.sent += 1;
+        let number = inner.sent;
+        inner.lines.push_back((number, line));
         self.queue.changed.notify_all();
     }
 }
@@ -110,28 +115,31 @@ fn tell(place: &Place, queue: &Queue) {
     let mut poster = super::post::Poster::default();
     let mut inner = queue.inner.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let Some(line) = inner.lines.front().cloned() else {
+        // A file takes all that waits at once.
+        let most = if matches!(place, Place::File(_)) { usize::MAX } else { 1 };
+        let Some(number) = inner.lines.iter().take(most).next_back().map(|(number, _)| *number) else {
             if inner.closed {
                 return;
             }
             inner = queue.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
+        let lines: String = inner.lines.iter().take(most).map(|(_, line)| line.as_str()).collect();
         let dropped = std::mem::take(&mut inner.dropped);
         drop(inner);
         if dropped > 0 {
             tracing::warn!(%place, dropped, "checkpoints were not anchored: the place was away too long");
         }
         let told = match place {
-            Place::File(path) => append(path, &line),
-            Place::Url(url) => poster.post(url, "application/json", line.trim_end()),
+            Place::File(path) => append(path, &lines),
+            Place::Url(url) => poster.post(url, "application/json", lines.trim_end()),
         };
         inner = queue.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match told {
             Ok(()) => {
                 failures = 0;
-                // Unless it found no room meanwhile.
-                if inner.lines.front() == Some(&line) {
+                // Some may have found no room meanwhile.
+                while inner.lines.front().is_some_and(|(told, _)| *told <= number) {
                     inner.lines.pop_front();
                 }
                 queue.changed.notify_all();
@@ -156,9 +164,17 @@ fn tell(place: &Place, queue: &Queue) {
     }
 }
 
-fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
-    file.write_all(line.as_bytes())?;
+fn append(path: &Path, lines: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().append(true).read(true).create(true).open(path)?;
+    // A line that a full disk or a lost machine has cut off stands alone.
+    let mut last = [b'\n'];
+    if let Some(at) = file.metadata()?.len().checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    file.write_all(lines.as_bytes())?;
     file.sync_data()
 }
 
@@ -188,6 +204,16 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_was_cut_off_stands_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("anchor.jsonl");
+        std::fs::write(&path, "{\"proof\":\"check").unwrap();
+        append(&path, "one\n").unwrap();
+        append(&path, "two\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"proof\":\"check\none\ntwo\n");
+    }
+
+    #[test]
     fn the_newest_lines_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later/anchor.jsonl");
@@ -196,7 +222,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("later")).unwrap();
         drop(anchor);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.lines().count() <= QUEUE + 1);
+        assert!(text.lines().count() <= QUEUE);
         assert!(text.lines().next_back().unwrap().contains(&format!("\"sequence\":{},", 2 * QUEUE)));
     }
 

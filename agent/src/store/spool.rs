@@ -135,12 +135,13 @@ impl Spool {
         Ok(batch.bytes - before)
     }
 
-    /// Writes a batch of one row for another table, to be sent in its turn. It is on the disk when this returns.
-    pub(super) fn note(&mut self, row: &Row, chain: &Chain, time: u64) -> io::Result<Batch> {
+    /// Writes a batch of one row for another table, to be sent in its turn. `force`: to the disk, because it has to wait.
+    pub(super) fn note(&mut self, row: &Row, chain: &Chain, time: u64, force: bool) -> io::Result<Batch> {
         let Open { file, mut batch, .. } = self.begin(row.target.clone())?;
         let block = Block { first: chain.sequence, rows: 1, head: chain.head, time, bytes: &row.block };
         let record = block.record(false);
-        if let Err(error) = file.write_all_at(&record, batch.bytes).and_then(|()| file.sync_data()) {
+        let written = file.write_all_at(&record, batch.bytes);
+        if let Err(error) = written.and_then(|()| if force { file.sync_data() } else { Ok(()) }) {
             let _ = std::fs::remove_file(&batch.path);
             return Err(error);
         }

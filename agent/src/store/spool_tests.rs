@@ -92,8 +92,10 @@ fn a_row_for_another_table_is_a_batch_of_its_own() {
     spool.append(&block(1, 2, b"open"), false).unwrap();
     let chain = Chain { sequence: 2, head: [2; 32] };
     let row = |bytes: &[u8]| Row { target: "checkpoints (y)".into(), block: bytes.to_vec() };
-    let notes =
-        [spool.note(&row(b"one"), &chain, 20).unwrap(), spool.note(&row(b"two"), &chain, 20).unwrap()];
+    let notes = [
+        spool.note(&row(b"one"), &chain, 20, false).unwrap(),
+        spool.note(&row(b"two"), &chain, 20, false).unwrap(),
+    ];
     assert_ne!(notes[0].token, notes[1].token, "the same place in the chain, not the same row");
     assert_eq!((notes[0].receipts(), notes[0].rows), (0, 1));
     let (_, found) = Spool::open(&path, "a", "events (x)").unwrap();

@@ -233,9 +233,8 @@ impl Writer {
         if let Some((rows, age)) = self.spool.pending() {
             let large = rows >= self.config.batch_rows as u64;
             let old = age >= self.outbox.patience(self.config.batch_interval) && self.outbox.is_idle();
-            // What is signed must not be lost: then a later life would sign others in its place.
             if (ending || large || old || due)
-                && let Some(batch) = self.spool.seal(due || self.outbox.is_waiting())
+                && let Some(batch) = self.spool.seal(self.outbox.is_waiting())
             {
                 self.outbox.put(batch);
             }
@@ -249,7 +248,8 @@ impl Writer {
     fn checkpoint(&mut self) -> bool {
         let mut notary = lock(&self.notary);
         let checkpoint = notary.checkpoint(&self.chain);
-        match self.spool.note(&Row::from(&checkpoint), &self.chain, checkpoint.time) {
+        match self.spool.note(&Row::from(&checkpoint), &self.chain, checkpoint.time, self.outbox.is_waiting())
+        {
             Ok(batch) => {
                 self.tally.spooled_bytes.fetch_add(batch.bytes, Relaxed);
                 self.outbox.put(batch);
@@ -272,7 +272,7 @@ impl Writer {
     fn write_notes(&mut self) {
         self.notes.append(&mut self.queue.take_notes());
         while let Some(row) = self.notes.first() {
-            match self.spool.note(row, &self.chain, now()) {
+            match self.spool.note(row, &self.chain, now(), self.outbox.is_waiting()) {
                 Ok(batch) => {
                     self.tally.spooled_bytes.fetch_add(batch.bytes, Relaxed);
                     self.outbox.put(batch);

@@ -243,7 +243,12 @@ async fn what_retention_leaves_verifies() {
             && text.contains("1 to 4000 were removed by retention: {days: 30}"),
         "{text}"
     );
-    assert!(text.contains("agent agent-2: 0 receipts") && text.contains("1 to 300 were removed"), "{text}");
+    assert!(
+        text.contains("agent agent-2: 0 receipts")
+            && text.contains("1 to 300 were removed")
+            && text.contains("1 to 300 by agent agent-1"),
+        "{text}"
+    );
     assert_eq!(store.remove_old(now + 61 * DAY).await.unwrap(), agent::store::Removed::default(), "once");
     store.close(LONG).await;
 

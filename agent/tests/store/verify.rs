@@ -83,15 +83,15 @@ async fn tampering_in_clickhouse_is_found() {
     let mut samples = Samples::new();
     push(&store, &mut samples, 1_000);
     push_one(&store, full());
-    push(&store, &mut samples, 59_000);
+    push(&store, &mut samples, 5_900);
     push_one(&store, Event { time: 0, ..Event::default() });
-    assert_eq!(store.close(Duration::from_mins(1)).await.stored, 60_002);
-    expect(&url, "weir", Ok(60_002));
+    assert_eq!(store.close(Duration::from_mins(1)).await.stored, 6_902);
+    expect(&url, "weir", Ok(6_902));
 
     let client = client(&url);
     let run = async |sql: String| client.query_raw(&sql).execute().await.unwrap();
     for (name, columns, condition, outcome) in [
-        ("whole", "*", "1", Ok(60_002)),
+        ("whole", "*", "1", Ok(6_902)),
         (
             "changed",
             "* REPLACE (if(sequence = 700, 'nobody', db_user) AS db_user)",
@@ -100,13 +100,13 @@ async fn tampering_in_clickhouse_is_found() {
         ),
         (
             "claims",
-            "* REPLACE (if(sequence = 55000, '', identity_evidence) AS identity_evidence)",
+            "* REPLACE (if(sequence = 5500, '', identity_evidence) AS identity_evidence)",
             "1",
-            Err((55_000, "changed")),
+            Err((5_500, "changed")),
         ),
-        ("removed", "*", "sequence != 50_001", Err((50_002, "missing before it: receipt 50001"))),
-        ("beheaded", "*", "sequence > 60_000", Err((60_001, "missing before it: receipts 1 to 60000"))),
-        ("window", "*", "sequence < 10 OR sequence > 60000", Err((60_001, "receipts 10 to 60000"))),
+        ("removed", "*", "sequence != 5_001", Err((5_002, "missing before it: receipt 5001"))),
+        ("beheaded", "*", "sequence > 6_900", Err((6_901, "missing before it: receipts 1 to 6900"))),
+        ("window", "*", "sequence < 10 OR sequence > 6900", Err((6_901, "receipts 10 to 6900"))),
         (
             "swapped",
             "* REPLACE (transform(sequence, [800, 801], [801, 800], sequence) AS sequence)",
