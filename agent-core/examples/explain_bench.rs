@@ -58,12 +58,8 @@ fn main() {
                 db_system_name: "postgresql",
                 db_namespace: "shop",
                 db_user: "app",
-                search_path: "",
-                ai_agent_name: "",
                 identity_principal: "app",
-                analysis: text.analysis(),
-                data_classes: &[],
-                statement_complete: true,
+                ..Subject::new(text.analysis())
             },
         );
         assert!(verdict.policy_rule.is_empty());

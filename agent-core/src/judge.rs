@@ -6,6 +6,12 @@ use crate::event::{DataClass, Disposition};
 use crate::policy::{Action, AgentMatch, Glob, Match, Mode, Policies, Policy, RelationMatch};
 use crate::sql::{Analysis, Relation};
 
+mod memory; // what happened before -> conditions that hold
+mod seen; // who touched what before
+mod window; // amounts with their times -> a limit reached
+
+pub use memory::{Held, Look, Memory};
+
 /// What is judged. Field names are those of the event.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -27,6 +33,37 @@ pub struct Subject<'a> {
     pub data_classes: &'a [DataClass],
     /// False where part of the statement was not understood or not seen: the analysis is a lower bound.
     pub statement_complete: bool,
+    /// When it was asked for, or answered, in nanoseconds since the epoch.
+    pub time: u64,
+    /// Its session.
+    pub session_id: u64,
+    /// The client process, where it is on this host: pid and start time.
+    pub process: Option<(u32, u64)>,
+    /// The rules whose conditions on the past hold for it, as [`Memory::look`] says.
+    pub held: &'a Held,
+}
+
+static NOTHING: Held = Held::none();
+
+impl<'a> Subject<'a> {
+    /// A statement of which nothing is known but what it does.
+    pub fn new(analysis: &'a Analysis) -> Self {
+        Self {
+            db_system_name: "",
+            db_namespace: "",
+            db_user: "",
+            search_path: "",
+            ai_agent_name: "",
+            identity_principal: "",
+            analysis,
+            data_classes: &[],
+            statement_complete: analysis.statement_complete,
+            time: 0,
+            session_id: 0,
+            process: None,
+            held: &NOTHING,
+        }
+    }
 }
 
 /// What is to be done about a statement, and who says so. The default is what no rule is about.
@@ -59,6 +96,17 @@ impl Verdict {
         self.policy_mode == Some(Mode::Enforce) && self.action == Action::Kill
     }
 
+    /// True where this verdict goes before that one: it acts while the other only watches, or is stricter.
+    pub fn outranks(&self, other: &Verdict) -> bool {
+        let rank = |verdict: &Verdict| match (verdict.policy_mode, verdict.action) {
+            (None, _) => (0, Action::Allow),
+            (Some(_), Action::Allow) => (1, Action::Allow),
+            (Some(Mode::Monitor), action) => (2, action),
+            (Some(Mode::Enforce), action) => (3, action),
+        };
+        rank(self) > rank(other)
+    }
+
     fn of(policy: &Policy, action: Action, unknown: bool) -> Self {
         Verdict {
             policy_rule: Arc::clone(&policy.name),
@@ -75,15 +123,19 @@ impl Verdict {
 /// Judges a statement: the strictest matching action wins, equal ones by name. Rules that act go before rules that
 /// only watch: the event tells what was done, and what would have been done where nothing was.
 pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
-    let sure = policies.certain.candidates(subject).find(|(_, policy)| {
-        matches(&policy.matching, subject, Quantifier::Any, true) && !excepted(policy, subject)
-    });
+    let held = |policy: &Policy, sure| !policy.remembers() || subject.held.holds(policy.number, sure);
+    let sure = policies
+        .certain
+        .candidates(subject)
+        .find(|(_, policy)| held(policy, true) && falls_under(policy, subject));
     let maybe = if subject.statement_complete {
         None
     } else {
         policies.unknown.candidates(subject).find(|(_, policy)| {
-            matches(&policy.matching, subject, Quantifier::Any, false)
-                && !matches(&policy.matching, subject, Quantifier::Any, true)
+            held(policy, false)
+                && matches(&policy.matching, subject, Quantifier::Any, false)
+                && (policy.unusual.is_some() || !matches(&policy.matching, subject, Quantifier::Any, true))
+                && scheduled(policy, subject)
                 && !excepted(policy, subject)
         })
     };
@@ -98,12 +150,25 @@ pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
     }
 }
 
+/// True where a rule is about a statement for sure, whatever happened before.
+fn falls_under(policy: &Policy, subject: &Subject<'_>) -> bool {
+    matches(&policy.matching, subject, Quantifier::Any, true)
+        && scheduled(policy, subject)
+        && !excepted(policy, subject)
+}
+
+fn scheduled(policy: &Policy, subject: &Subject<'_>) -> bool {
+    policy.schedule.as_ref().is_none_or(|schedule| schedule.holds(subject.time))
+}
+
 /// An exception holds only where all of the statement falls under it: `DROP TABLE tmp_1, orders` is not excepted by
 /// `tmp_*`, and a statement that was not understood is excepted by nothing that depends on it.
 fn excepted(policy: &Policy, subject: &Subject<'_>) -> bool {
     policy.except.iter().any(|except| {
-        (subject.statement_complete || !except.is_about_statement())
-            && matches(except, subject, Quantifier::All, true)
+        (subject.statement_complete || !except.matching.is_about_statement())
+            && matches(&except.matching, subject, Quantifier::All, true)
+            && except.until.is_none_or(|until| subject.time < until)
+            && except.schedule.as_ref().is_none_or(|schedule| schedule.holds(subject.time))
     })
 }
 

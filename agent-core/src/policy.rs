@@ -16,13 +16,17 @@ use std::sync::Arc;
 use crate::event::Disposition;
 use crate::sql::{Access, Effect};
 
+mod condition; // how often, and whether for the first time
 mod glob; // pattern + name -> does it match
 mod index; // rules -> the few that can match
 mod read; // YAML -> rules
+mod schedule; // time -> does a rule hold
 
+pub use condition::{Amount, Per, Rate, Unusual};
 pub use glob::Glob;
 pub(crate) use index::Ranking;
 pub use read::{documents, nearest};
+pub use schedule::Schedule;
 
 /// Whether a rule acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -155,9 +159,22 @@ impl Match {
     }
 }
 
+/// What a rule is not about after all.
+#[derive(Clone, Debug, Default)]
+pub struct Exception {
+    /// Predicates; all of a statement must fall under them.
+    pub matching: Match,
+    /// When it holds; always where not said.
+    pub schedule: Option<Schedule>,
+    /// When it ends, in nanoseconds since the epoch; never where not said.
+    pub until: Option<u64>,
+}
+
 /// One rule.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// Its place among the rules in force.
+    pub(crate) number: u32,
     /// `metadata.name`: `policy_rule` of the event.
     pub name: Arc<str>,
     /// First 12 hexadecimal digits of the SHA-256 of its document: `policy_version` of the event.
@@ -166,8 +183,14 @@ pub struct Policy {
     pub mode: Mode,
     /// What it is about.
     pub matching: Match,
+    /// How often that must have happened; once where not said.
+    pub rate: Option<Rate>,
+    /// What about it must be new; nothing where not said.
+    pub unusual: Option<Unusual>,
+    /// When it holds; always where not said.
+    pub schedule: Option<Schedule>,
     /// What it is not about after all.
-    pub except: Vec<Match>,
+    pub except: Vec<Exception>,
     /// What it does.
     pub action: Action,
     /// What it does where the statement was not understood in full and may or may not match. Alert where not said.
@@ -179,6 +202,30 @@ pub struct Policy {
 impl Policy {
     fn may_kill(&self) -> bool {
         self.mode == Mode::Enforce && (self.action == Action::Kill || self.on_unknown == Action::Kill)
+    }
+
+    /// True where it depends on what happened before.
+    pub fn remembers(&self) -> bool {
+        self.rate.is_some() || self.unusual.is_some()
+    }
+
+    /// True where it says something about the statement itself, which may not have been understood.
+    pub fn is_about_statement(&self) -> bool {
+        self.matching.is_about_statement() || self.unusual.is_some()
+    }
+
+    /// True where it has something to say in doubt.
+    pub(crate) fn doubts(&self) -> bool {
+        self.on_unknown != Action::Allow && self.is_about_statement()
+    }
+
+    /// True where a predicate, its own or an exception's, is about sensitive data.
+    pub(crate) fn is_about_data(&self) -> bool {
+        !self.matching.data.is_empty() || self.except.iter().any(|except| !except.matching.data.is_empty())
+    }
+
+    fn counts_rows(&self) -> bool {
+        self.rate.as_ref().is_some_and(|rate| rate.of == Amount::Rows)
     }
 }
 
@@ -212,7 +259,20 @@ pub struct Policies {
     pub(crate) certain: Ranking,
     /// By what they do to a statement that may match.
     pub(crate) unknown: Ranking,
+    /// Those of `certain`, and of `unknown`, that depend on what happened before.
+    pub(crate) remembering: [Ranking; 2],
     all: Vec<Arc<Policy>>,
+    needs: Needs,
+}
+
+/// What judging by the rules takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Needs {
+    data: bool,
+    kill: bool,
+    rows: bool,
+    memory: bool,
+    habits: [bool; 2],
 }
 
 impl Policies {
@@ -242,18 +302,30 @@ impl Policies {
 
     /// Puts rules in force.
     pub fn new(policies: Vec<Policy>) -> Policies {
-        let all: Vec<Arc<Policy>> = policies.into_iter().map(Arc::new).collect();
+        let numbered = (0..).zip(policies).map(|(number, policy)| Arc::new(Policy { number, ..policy }));
+        let all: Vec<Arc<Policy>> = numbered.collect();
+        let certain = |policy: &Policy| Some(policy.action);
+        let unknown = |policy: &Policy| policy.doubts().then_some(policy.on_unknown);
+        let any = |wanted: fn(&Policy) -> bool| all.iter().any(|policy| wanted(policy));
+        let needs = Needs {
+            data: any(Policy::is_about_data),
+            kill: any(Policy::may_kill),
+            rows: any(Policy::counts_rows),
+            memory: any(Policy::remembers),
+            habits: [
+                any(|policy| policy.unusual.as_ref().is_some_and(|unusual| unusual.per != Per::User)),
+                any(|policy| policy.unusual.as_ref().is_some_and(|unusual| unusual.per == Per::User)),
+            ],
+        };
         Policies {
-            certain: Ranking::new(&all, |policy| Some(policy.action), true),
-            unknown: Ranking::new(
-                &all,
-                |policy| {
-                    (policy.on_unknown != Action::Allow && policy.matching.is_about_statement())
-                        .then_some(policy.on_unknown)
-                },
-                false,
-            ),
+            certain: Ranking::new(&all, certain, true),
+            unknown: Ranking::new(&all, unknown, false),
+            remembering: [
+                Ranking::new(&all, |policy| certain(policy).filter(|_| policy.remembers()), true),
+                Ranking::new(&all, |policy| unknown(policy).filter(|_| policy.remembers()), false),
+            ],
             all,
+            needs,
         }
     }
 
@@ -272,15 +344,22 @@ impl Policies {
         self.all.is_empty()
     }
 
+    /// The rules with an exception that is over at that time, in nanoseconds since the epoch, and when it ended.
+    pub fn expired(&self, time: u64) -> impl Iterator<Item = (&str, u64)> {
+        self.iter().flat_map(move |policy| {
+            let ended = policy.except.iter().filter_map(|except| except.until);
+            ended.filter(move |until| *until <= time).map(|until| (&*policy.name, until))
+        })
+    }
+
     /// True where a rule is about sensitive data: then its classes must be known before a statement is judged.
     pub fn needs_data(&self) -> bool {
-        self.iter()
-            .any(|policy| std::iter::once(&policy.matching).chain(&policy.except).any(|m| !m.data.is_empty()))
+        self.needs.data
     }
 
     /// True where a rule in force may kill.
     pub fn needs_kill(&self) -> bool {
-        self.iter().any(Policy::may_kill)
+        self.needs.kill
     }
 
     /// True where a rule in force may kill a session of this database, or of this system where the database is not
@@ -292,6 +371,21 @@ impl Policies {
         self.iter().filter(|policy| policy.may_kill()).any(|policy| {
             fits(&policy.matching.system, system) && fits(&policy.matching.namespace, namespace)
         })
+    }
+
+    /// True where a rule counts rows: then a statement is judged again when its answer is in.
+    pub fn needs_rows(&self) -> bool {
+        self.needs.rows
+    }
+
+    /// Whose habits a rule asks for: principals', users'.
+    pub(crate) fn needs_habits(&self) -> [bool; 2] {
+        self.needs.habits
+    }
+
+    /// True where a rule depends on what happened before.
+    pub fn needs_memory(&self) -> bool {
+        self.needs.memory
     }
 }
 

@@ -369,6 +369,7 @@ pub struct Texts {
     tokens: Vec<token::Token>,
     kept: Vec<shape::Kept>,
     key: Vec<u8>,
+    lookups: [u64; 3],
 }
 
 impl Default for Texts {
@@ -387,6 +388,7 @@ impl Texts {
             tokens: Vec::new(),
             kept: Vec::new(),
             key: Vec::new(),
+            lookups: [0; 3],
         }
     }
 
@@ -394,6 +396,7 @@ impl Texts {
     pub fn intern(&mut self, dialect: Dialect, bytes: &[u8]) -> Arc<Text> {
         let hash = self.texts.hash(bytes);
         if let Some(text) = self.texts.get(hash, dialect, bytes) {
+            self.lookups[0] += 1;
             return text;
         }
         let text = self.read(dialect, bytes);
@@ -404,6 +407,11 @@ impl Texts {
     /// Texts kept now, and about how many bytes they hold.
     pub fn size(&self) -> (usize, usize) {
         (self.texts.len(), self.texts.bytes() + self.shapes.bytes())
+    }
+
+    /// Statements looked up so far: found as they were, found by their shape, not found.
+    pub fn lookups(&self) -> [u64; 3] {
+        self.lookups
     }
 
     fn read(&mut self, dialect: Dialect, bytes: &[u8]) -> Arc<Text> {
@@ -439,7 +447,9 @@ impl Texts {
         shape::reduce(text, tokens, &mut self.kept);
         shape::write_key(text, &self.kept, &mut self.key);
         let hash = self.shapes.hash(&self.key);
-        let shape = self.shapes.get(hash, dialect, &self.key).unwrap_or_else(|| {
+        let known = self.shapes.get(hash, dialect, &self.key);
+        self.lookups[if known.is_some() { 1 } else { 2 }] += 1;
+        let shape = known.unwrap_or_else(|| {
             let shape = Arc::new(Shape {
                 dialect,
                 key: self.key.as_slice().into(),

@@ -327,12 +327,8 @@ fn run(cases: &[Case], dangerous: bool, seed: u64, rewrites: usize) -> (usize, S
                 db_system_name: "postgresql",
                 db_namespace: "shop",
                 db_user: "app",
-                search_path: "",
-                ai_agent_name: "",
                 identity_principal: "app",
-                analysis,
-                data_classes: &[],
-                statement_complete: analysis.statement_complete,
+                ..Subject::new(analysis)
             };
             judge(&policies, &subject).action > Action::Allow
         });

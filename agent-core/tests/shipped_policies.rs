@@ -1,11 +1,16 @@
 //! The shipped policies -> which rule speaks about which statement. They watch, they never act.
 
-use agent_core::judge::{Subject, judge};
+use agent_core::event::DataClass;
+use agent_core::judge::{Look, Memory, Subject, judge};
 use agent_core::policy::Mode;
 use agent_core::sql::{Dialect, analyze};
 use shipped::shipped;
 
 mod shipped;
+
+/// Wednesday, 2026-11-18, at noon UTC.
+const WORKING_HOURS: u64 = 1_795_003_200_000_000_000;
+const SECOND: u64 = 1_000_000_000;
 
 #[test]
 fn they_only_watch() {
@@ -65,16 +70,65 @@ fn which_rule_speaks() {
                 db_system_name: "postgresql",
                 db_namespace: "shop",
                 db_user: "app",
-                search_path: "",
                 ai_agent_name: agent,
                 identity_principal: "app",
-                analysis: &analysis,
-                data_classes: &[],
-                statement_complete: analysis.statement_complete,
+                time: WORKING_HOURS,
+                ..Subject::new(&analysis)
             },
         );
         // What a rule says in doubt is told apart from what it says for sure.
         let spoke = if verdict.unknown { "" } else { &*verdict.policy_rule };
         assert_eq!(spoke, rule, "{sql} ({agent}) {:?}", analysis.statement_effects);
+    }
+}
+
+/// What one principal does, one after the other: hours since Wednesday noon, statement, how often in that second, rows
+/// each, and the rule that speaks about the last one.
+#[test]
+fn which_rule_speaks_in_the_end() {
+    let policies = shipped();
+    let mut memory = Memory::default();
+    let email = [DataClass { class: "email".into(), column: "users.mail".into() }];
+    for (hours, sql, times, rows, rule) in [
+        // The first week everything is usual.
+        (0, "SELECT * FROM orders WHERE id = 1", 1, 1, ""),
+        (1, "SELECT mail FROM people WHERE id = 1", 9_999, 1, ""),
+        (1, "SELECT mail FROM people WHERE id = 2", 1, 1, "bulk-reads-of-sensitive-data"),
+        (1, "SELECT * FROM orders WHERE id = 1", 1, 1_000_000, ""),
+        (2, "SELECT mail FROM people WHERE id = 3", 1, 1, ""),
+        (2, "SELECT mail FROM people WHERE true", 1, 10_000, "bulk-reads-of-sensitive-data"),
+        (3, "ALTER TABLE t ADD COLUMN c int", 19, 0, ""),
+        (3, "ALTER TABLE t ADD COLUMN d int", 1, 0, "burst-of-ddl"),
+        (4, "GRANT SELECT ON t TO joe", 1, 0, "privilege-changes"),
+        (12, "GRANT SELECT ON t TO joe", 1, 0, "privileges-out-of-hours"),
+        (12, "VACUUM ANALYZE t", 1, 0, ""),
+        (167, "SELECT * FROM invoices WHERE id = 1", 1, 1, ""),
+        (169, "SELECT * FROM invoices WHERE id = 1", 1, 1, ""),
+        (169, "SELECT * FROM payroll WHERE id = 1", 1, 1, "first-touch-of-a-relation"),
+        (169, "SELECT * FROM payroll WHERE id = 1", 1, 1, ""),
+    ] {
+        let analysis = analyze(Dialect::Postgresql, sql.as_bytes());
+        let mut last = None;
+        for time in 0..times {
+            let subject = Subject {
+                db_system_name: "postgresql",
+                identity_principal: "app",
+                data_classes: if sql.contains("people") { &email } else { &[] },
+                time: WORKING_HOURS + hours * 3600 * SECOND + time * SECOND / 10_000,
+                ..Subject::new(&analysis)
+            };
+            let mut verdict = agent_core::judge::Verdict::default();
+            for look in [Look::Request, Look::Answer { before: subject.data_classes, rows }] {
+                let held = memory.look(&policies, &subject, look);
+                let now = judge(&policies, &Subject { held: &held, ..subject });
+                if now.outranks(&verdict) {
+                    verdict = now;
+                }
+            }
+            memory.learn(&policies, &subject);
+            last = Some(verdict);
+        }
+        let last = last.unwrap_or_default();
+        assert_eq!(&*last.policy_rule, rule, "{hours} h: {sql}");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::command::values;
 use crate::pipeline::unix::Want;
+use crate::signals::settings::Sink;
 
 /// Why a configuration cannot be used. All that is wrong is said at once.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +62,9 @@ pub struct Config {
     pub retention: Retention,
     /// How connections are held. Accepted, not used yet.
     pub gate: Gate,
-    /// Where the agent can be asked. Accepted, not used yet.
+    /// Who is told of alerts and acts.
+    pub signals: Vec<Sink>,
+    /// Where the agent can be asked.
     pub listen: Listen,
 }
 
@@ -149,9 +152,9 @@ pub struct Gate {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct Listen {
-    /// Prometheus metrics.
+    /// Prometheus metrics, `/healthz` and `/readyz`; empty: nowhere.
     pub metrics: String,
-    /// Control socket.
+    /// Control socket. Accepted, not used yet.
     pub control: PathBuf,
 }
 
@@ -176,6 +179,7 @@ impl Default for Config {
             anchor: Anchor::default(),
             retention: Retention::default(),
             gate: Gate::default(),
+            signals: Vec::new(),
             listen: Listen::default(),
         }
     }
@@ -212,7 +216,7 @@ impl Default for Listen {
 }
 
 /// Keys of the contract that this version accepts and does not use.
-pub const UNUSED: [&str; 3] = ["identity", "gate", "listen"];
+pub const UNUSED: [&str; 3] = ["identity", "gate", "listen.control"];
 
 /// Maps whose keys are the user's own.
 const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];
@@ -299,6 +303,13 @@ impl Config {
         if let Some(false) = self.anchor.url.as_ref().map(http) {
             errors.push("anchor.url is no address; write e.g. https://anchor.example/checkpoints".into());
         }
+        for (number, sink) in self.signals.iter().enumerate() {
+            sink.check(&format!("signals[{number}]"), errors);
+        }
+        if !self.listen.metrics.is_empty() && self.listen.metrics.parse::<std::net::SocketAddr>().is_err() {
+            let given = &self.listen.metrics;
+            errors.push(format!("listen.metrics: `{given}` is no address; write e.g. 127.0.0.1:9108"));
+        }
         for (port, name) in &self.capture.ports {
             if let Err(reason) = format!("{port}={name}").parse::<values::PortHint>() {
                 errors.push(format!("capture.ports.{port}: {reason}"));
@@ -347,6 +358,15 @@ fn overlay(tree: &mut Value, given: Value, path: &str, errors: &mut Vec<String>,
                     errors.push(format!("`{at}` is no setting; {hint}"));
                 }
             }
+        }
+        (list @ Value::Array(_), Value::Array(items)) if path == "signals" => {
+            let mut sinks = Vec::new();
+            for (number, item) in items.into_iter().enumerate() {
+                let mut sink = serde_json::to_value(Sink::default()).unwrap_or_default();
+                overlay(&mut sink, item, &format!("signals[{number}]"), errors, set);
+                sinks.push(sink);
+            }
+            *list = Value::Array(sinks);
         }
         (Value::Object(_), Value::Null) => {}
         (Value::Object(_), _) => errors.push(format!("`{path}` holds settings, not a value")),
@@ -420,6 +440,40 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
             assert!(error.contains(part), "{part} is not in: {error}");
         }
         assert!(load("store: 3", &[]).unwrap_err().contains("holds settings"));
+    }
+
+    #[test]
+    fn signals_are_checked_as_strictly() {
+        let yaml = "signals:
+  - {kind: webhok, url_file: /etc/weir/hook}
+  - {kind: webhook, url: 'https://hooks.slack.com/services/T0/B0/secret'}
+  - {kind: webhook, url_fil: /etc/weir/hook, when: [kiled]}
+  - {kind: otlp, url: 'http://user:secret@collector:4318'}
+  - {kind: syslog, address: 'udp:/localhost', facility: loca0, within: 5 minutes}
+  - {kind: ocsf, file: /var/log/ocsf.jsonl, url: 'http://x', when: [loss]}
+";
+        let error = load(yaml, &[]).unwrap_err();
+        for part in [
+            "signals[0].kind: `webhok` is no kind of signal; the nearest one is `webhook`",
+            "signals[1].url does not belong to `webhook`; its URL is a secret",
+            "`signals[2].url_fil` is no setting; the nearest one is `url_file`",
+            "signals[2].when: `kiled` is nothing that `webhook` is told of; the nearest one is `killed`",
+            "signals[2]: say where to with one of url_file, url_env",
+            "signals[3].url: it holds a user",
+            "signals[4].address: `udp:/localhost` is no address",
+            "signals[4].facility: `loca0` is none; the nearest one is `local0`",
+            "signals[4].within: `5 minutes` is no time",
+            "signals[5]: say where to with one of url, url_file, url_env, file",
+            "signals[5].when: `loss` is nothing that `ocsf` is told of",
+        ] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        assert!(!error.contains("secret@"), "{error}");
+        let (config, unused) = load("signals: [{kind: webhook, url_file: /x, when: [killed]}]", &[]).unwrap();
+        assert_eq!((config.signals[0].when.len(), unused.len()), (1, 0));
+        // What is printed can be read again, and holds no secret: it only says where they are.
+        let again = load(&config.to_yaml(), &[]).unwrap().0;
+        assert_eq!(again, config);
     }
 
     #[test]

@@ -87,6 +87,9 @@ pub struct Done {
     pub total_ns: u64,
 }
 
+/// Is told what came of each kill.
+type Watch = Box<dyn Fn(&Done)>;
+
 /// The agent's side of the gate: starts the shim, starts it again when it dies, asks it to act.
 pub struct Gate {
     program: PathBuf,
@@ -98,6 +101,7 @@ pub struct Gate {
     namespaces: HashMap<u64, Namespace>,
     cancels: Cancels,
     spared_ends: HashSet<Endpoint>,
+    watch: Option<Watch>,
 }
 
 /// Where a connection is.
@@ -141,6 +145,7 @@ impl Gate {
             )]),
             cancels: Cancels::default(),
             spared_ends: HashSet::new(),
+            watch: None,
         };
         gate.link = Some(gate.launch().map_err(GateError::Start)?);
         Ok(gate)
@@ -149,6 +154,11 @@ impl Gate {
     /// Connections to this end are never ended: the ClickHouse that the receipts go to.
     pub fn spare_endpoint(&mut self, endpoint: Endpoint) {
         self.spared_ends.insert(endpoint);
+    }
+
+    /// Tells what came of each kill, as it is known.
+    pub fn watch(&mut self, watch: impl Fn(&Done) + 'static) {
+        self.watch = Some(Box::new(watch));
     }
 
     /// How often a dead shim was replaced.
@@ -168,6 +178,9 @@ impl Gate {
         let begin = Instant::now();
         let (mut done, place) = self.find_and_kill(target);
         done.total_ns = begin.elapsed().as_nanos() as u64;
+        if let Some(watch) = &self.watch {
+            watch(&done);
+        }
         // A client that has hung up by itself must not have its way either.
         if let (Outcome::Killed | Outcome::Gone, Some((server, cancel))) = (&done.outcome, target.cancel)
             && let Some(known) = self.namespaces.get(&place.namespace)

@@ -6,8 +6,11 @@ pub mod pipeline; // the only place where the stages meet
 pub mod gate; // verdict -> act
 pub mod store; // events -> ClickHouse
 pub mod audit; // receipts -> whole, or what is wrong
+pub mod signals; // judged events -> somebody's attention
 pub mod show; // events -> terminal
+pub mod metrics; // what happens -> numbers for Prometheus
 pub mod rules; // policy files -> rules in force
+pub mod habits; // what was seen before <-> a file
 pub mod privileges; // root -> the capabilities that are needed
 pub mod config; // one YAML file -> one documented struct
 pub mod command; // the command line

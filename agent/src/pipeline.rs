@@ -4,22 +4,24 @@ pub mod files; // capture files -> flows
 pub mod live; // kernel records -> flows
 pub mod unix; // kernel records of Unix sockets -> flows
 pub mod pooler; // who works for whom behind a pooler
+mod act; // statement and who asks for it -> verdict, and what is done
 pub mod record; // statement, session, identity, verdict -> event
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use agent_core::connection::Connection;
-use agent_core::event::{CaptureSource, CaptureVantage, Disposition, Event, EventKind};
+use agent_core::event::{CaptureSource, CaptureVantage, Event, EventKind};
 use agent_core::exchange::{Blindness, Cancel, Loss, LossReason, Session, Statement, Ticket};
 use agent_core::identity::{Wire, Workload, decide};
-use agent_core::judge::{Subject, Verdict, judge};
+use agent_core::judge::{Memory, Verdict};
 use agent_core::policy::Policies;
 use agent_core::protocol::{Sink, Titled, titled};
 use agent_core::segment::{Endpoint, Nanos, Segment, Side};
-use agent_core::sql::{Analysis, Texts};
+use agent_core::sql::Texts;
 
 use crate::identify::sockets::Listening;
+use crate::metrics::Gauges;
 
 use pooler::{Outcome, Poolers, Role, ServerEnd};
 use record::Recorder;
@@ -79,10 +81,14 @@ pub struct Pipeline {
     pub texts: Texts,
     /// The rules in force.
     pub policies: Arc<Policies>,
+    /// What happened before, as far as they ask.
+    pub memory: Memory,
     /// How events are made of what is known.
     pub recorder: Recorder,
     /// Poolers, and what waits for the client behind it.
     pub poolers: Poolers,
+    /// What its driver counts.
+    pub gauges: Gauges,
     /// Where events go. They are lent: who keeps one clones it.
     pub output: Output,
 }
@@ -90,13 +96,25 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline that hands its events to `output`.
     pub fn new(recorder: Recorder, policies: Arc<Policies>, output: Output) -> Self {
-        Self { texts: Texts::default(), policies, recorder, poolers: Poolers::default(), output }
+        let (texts, memory, poolers) = (Texts::default(), Memory::default(), Poolers::default());
+        Self { texts, policies, memory, recorder, poolers, gauges: Gauges::default(), output }
     }
 
     /// Tells what poolers' connections had to wait with and is decided by now. `dropped`: the kernel side has lost
     /// something since the last time.
     pub fn settle(&mut self, now: Nanos, dropped: bool) {
         self.poolers.settle(now, dropped, &mut self.output);
+    }
+
+    /// What is known of it now.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            texts: self.texts.size(),
+            lookups: self.texts.lookups(),
+            policies: self.policies.len(),
+            memory: self.memory.size(),
+            ..self.gauges
+        }
     }
 
     /// Hands out an event that is about no flow.
@@ -219,12 +237,12 @@ impl Flow {
 
     /// Another process is at work at the client's end now.
     pub fn hand_over(&mut self, workload: Option<Arc<Workload>>, now: Nanos, pipeline: &mut Pipeline) {
-        let Pipeline { policies, recorder, poolers, output, .. } = pipeline;
+        let Pipeline { policies, memory, recorder, poolers, output, .. } = pipeline;
         poolers.moved(self.state.session_id, workload.as_ref().map(|workload| &workload.process));
         self.state.workload = workload;
         self.state.role = poolers.role(self.state.session_id);
         let host = &mut Nobody;
-        FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now }.refresh();
+        FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now }.refresh();
     }
 
     /// The state of the machine that reads it.
@@ -234,18 +252,20 @@ impl Flow {
 
     /// Takes the next captured piece; what it yields goes to the pipeline's output.
     pub fn segment(&mut self, segment: &Segment<'_>, pipeline: &mut Pipeline, host: &mut dyn Host) -> Wishes {
-        let Pipeline { texts, policies, recorder, poolers, output } = pipeline;
+        let Pipeline { texts, policies, memory, recorder, poolers, output, .. } = pipeline;
         let now = segment.time;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
+        let mut sink =
+            FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now };
         self.core.segment(segment, texts, &mut sink);
         std::mem::take(&mut self.state.wishes)
     }
 
     /// The connection is gone: hands out what is pending.
     pub fn close(&mut self, time: Nanos, pipeline: &mut Pipeline, host: &mut dyn Host) {
-        let Pipeline { texts, policies, recorder, poolers, output } = pipeline;
+        let Pipeline { texts, policies, memory, recorder, poolers, output, .. } = pipeline;
         let now = time;
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
+        let mut sink =
+            FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now };
         self.core.close(time, texts, &mut sink);
         poolers.closed(self.state.session_id, time);
     }
@@ -257,9 +277,10 @@ impl Flow {
         if more == 0 || !self.state.announced {
             return;
         }
-        let Pipeline { texts: _, policies, recorder, poolers, output } = pipeline;
+        let Pipeline { policies, memory, recorder, poolers, output, .. } = pipeline;
         let (host, now) = (&mut Nobody, time);
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
+        let mut sink =
+            FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now };
         let mut event = sink.occurrence(EventKind::Loss, time);
         event.capture_lost_before = more;
         event.statement_complete = false;
@@ -274,10 +295,11 @@ impl Flow {
 
     /// Tells that nothing more can be read of this connection, and why.
     pub fn tell_blind(&mut self, time: Nanos, cause: &str, pipeline: &mut Pipeline) {
-        let Pipeline { texts: _, policies, recorder, poolers, output } = pipeline;
+        let Pipeline { policies, memory, recorder, poolers, output, .. } = pipeline;
         poolers.dark(self.state.role, self.state.session_id, true);
         let (host, now) = (&mut Nobody, time);
-        let mut sink = FlowSink { state: &mut self.state, policies, recorder, poolers, output, host, now };
+        let mut sink =
+            FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now };
         sink.refresh();
         let mut event = sink.occurrence(EventKind::Blind, time);
         event.statement_complete = false;
@@ -338,6 +360,7 @@ impl State {
 struct FlowSink<'a> {
     state: &'a mut State,
     policies: &'a Policies,
+    memory: &'a mut Memory,
     recorder: &'a mut Recorder,
     poolers: &'a mut Poolers,
     output: &'a mut Output,
@@ -438,59 +461,6 @@ impl FlowSink<'_> {
         }
     }
 
-    /// Judges a statement by what it does and by who asks for it.
-    fn judge(&self, analysis: &Analysis, statement: &Statement, actor: &Event) -> Verdict {
-        let p = &self.state.event;
-        let data = if self.policies.needs_data() {
-            statement.data_classes(&self.recorder.catalog)
-        } else {
-            Arc::default()
-        };
-        judge(
-            self.policies,
-            &Subject {
-                db_system_name: &p.db_system_name,
-                db_namespace: &p.db_namespace,
-                db_user: &p.db_user,
-                search_path: &statement.session.search_path,
-                ai_agent_name: &actor.ai_agent_name,
-                identity_principal: &actor.identity_principal,
-                analysis,
-                data_classes: &data,
-                statement_complete: statement.complete && analysis.statement_complete,
-            },
-        )
-    }
-
-    /// Judges a statement, and acts at once where a rule says so. `behind`: a pooler's clients who may have asked for
-    /// it; what is not known to be wrong for each of them is told, and nothing is done about it.
-    fn act(&mut self, analysis: &Analysis, statement: &Statement, behind: &[Arc<Event>]) -> Option<Verdict> {
-        let mut verdict = if behind.is_empty() {
-            self.judge(analysis, statement, &self.state.event)
-        } else {
-            let verdicts = behind.iter().map(|actor| self.judge(analysis, statement, actor));
-            let verdicts: Vec<Verdict> = verdicts.collect();
-            let certain = verdicts.iter().all(Verdict::kills);
-            let mut verdict =
-                verdicts.into_iter().max_by_key(|verdict| (verdict.kills(), verdict.disposition))?;
-            if verdict.kills() && !certain {
-                verdict.disposition = Disposition::Alerted;
-            }
-            verdict
-        };
-        if verdict.policy_rule.is_empty() {
-            return None;
-        }
-        if verdict.kills() && verdict.disposition == Disposition::Killed {
-            let client = self.state.client.unwrap_or(Side::A);
-            if !self.host.kill(&verdict, client, statement.session.cancel.as_ref()) {
-                // The receipt says what was done, not what was wanted.
-                verdict.disposition = Disposition::Alerted;
-            }
-        }
-        Some(verdict)
-    }
-
     /// The verdict on a statement that is answered; those before it will not be asked for.
     fn verdict(&mut self, ticket: Ticket) -> Option<Verdict> {
         if ticket == Ticket::default() {
@@ -582,16 +552,7 @@ impl Sink for FlowSink<'_> {
         }
         let behind = role.relays.map(|at| self.poolers.relayed(at, place, statement).to_vec());
         let behind = behind.unwrap_or_default();
-        let verdict = if self.policies.is_empty() {
-            None
-        } else {
-            match (statement.prepared.as_ref().or(statement.text.as_ref()), statement.function) {
-                (Some(text), _) => self.act(text.analysis(), statement, &behind),
-                (None, Some(id)) => self.act(&Analysis::function_call(id), statement, &behind),
-                // A text that was never seen may do anything.
-                (None, None) => self.act(&Analysis::default(), statement, &behind),
-            }
-        };
+        let verdict = if self.policies.is_empty() { None } else { self.act(statement, &behind) };
         if verdict.is_none() && !role.is_pooled() {
             return Ticket::default();
         }
@@ -605,7 +566,7 @@ impl Sink for FlowSink<'_> {
         Ticket(self.state.judged)
     }
 
-    fn statement(&mut self, statement: Statement) {
+    fn statement(&mut self, mut statement: Statement) {
         if !self.state.announced {
             // A session that was joined late says who it is with its first statement.
             self.session(&statement.session);
@@ -617,7 +578,10 @@ impl Sink for FlowSink<'_> {
             self.refresh();
         }
         self.follow();
-        let verdict = self.verdict(statement.ticket);
+        let asked = self.verdict(statement.ticket);
+        let answered = self.judge_again(asked.as_ref(), &mut statement);
+        let late = answered.as_ref().is_some_and(Verdict::kills);
+        let verdict = answered.or(asked);
         self.recorder.statement(&mut self.state.event, &statement, verdict.as_ref());
         let state = &mut *self.state;
         let place = (state.session_id, statement.ticket.0);
@@ -631,6 +595,9 @@ impl Sink for FlowSink<'_> {
         match state.role.relays {
             Some(at) => self.poolers.hold(at, place, state.event.clone(), self.now),
             None => (self.output)(&state.event),
+        }
+        if late {
+            self.tell_late(&statement);
         }
         if later.is_some() {
             self.state.session = later;

@@ -33,6 +33,15 @@ pub fn keep(wanted: &[Capability]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sees to it that no image of the process is written anywhere: statements, parameters and the sessions' secrets are in
+/// its memory. A limit of zero holds for files, what is not dumpable for programs that take dumps (`core_pattern`). Other
+/// users cannot look into its memory either.
+pub fn no_dumps() -> anyhow::Result<()> {
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
+}
+
 /// Puts the calling thread before ordinary work. It sleeps most of the time, but what it has not read when the kernel's
 /// buffers are full is lost, and on a busy host an ordinary thread may wait tens of milliseconds for its turn.
 pub fn hurry() {

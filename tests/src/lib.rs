@@ -14,4 +14,5 @@ pub mod wire; // hand-made frontend messages
 pub mod kernel; // what a process holds in the kernel
 pub mod stored; // what the agent has stored, once it has
 pub mod pooler; // pgbouncer in front of a server
+pub mod receiver; // what was sent to a webhook
 pub mod load; // sessions at work in the background

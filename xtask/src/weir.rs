@@ -102,7 +102,9 @@ impl Weir {
         } else {
             format!("store: {{listen: \"127.0.0.1:{port}\"}}\n")
         };
-        let text = format!("state: {home}/state\npolicies: {home}/policies\n{store}{more}");
+        // Agents of other tests may be at work at the same time.
+        let listen = if more.contains("listen: {metrics") { "" } else { "listen: {metrics: \"\"}\n" };
+        let text = format!("state: {home}/state\npolicies: {home}/policies\n{store}{listen}{more}");
         fs::write(&config, text)?;
         let agent = Self::start_program(binary, scratch, &["run", "--config", &config.to_string_lossy()])?;
         Ok((agent, ClickHouse { url: format!("http://127.0.0.1:{port}") }))

@@ -16,12 +16,9 @@ fn subject<'a>(analysis: &'a Analysis, agent: &'a str) -> Subject<'a> {
         db_system_name: "postgresql",
         db_namespace: "shop",
         db_user: "app",
-        search_path: "",
         ai_agent_name: agent,
         identity_principal: "joe@example.com",
-        analysis,
-        data_classes: &[],
-        statement_complete: analysis.statement_complete,
+        ..Subject::new(analysis)
     }
 }
 

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use super::{Action, AgentMatch, Glob, Match, Mode, Policy, Problem, RelationMatch, Source};
 use crate::sql::{Access, Effect};
 
+mod conditions; // how often, for the first time, when
+
 /// Where a policy begins.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -249,20 +251,32 @@ impl Reader<'_> {
     }
 
     fn spec<'y>(&mut self, spec: &'y MarkedYaml<'y>, name: &str, version: &Arc<str>) -> Option<Policy> {
-        const KNOWN: &[&str] =
-            &["mode", "match", "except", "action", "onUnknown", "onTimeout", "approval", "message"];
+        const KNOWN: &[&str] = &[
+            "mode",
+            "match",
+            "schedule",
+            "except",
+            "action",
+            "onUnknown",
+            "onTimeout",
+            "approval",
+            "message",
+        ];
         let fields = self.fields(spec, "spec", KNOWN);
         let mode = field(&fields, "mode")
             .map_or(Some(Mode::Monitor), |node| {
                 self.word(node, "spec.mode", &[("monitor", Mode::Monitor), ("enforce", Mode::Enforce)])
             })
             .unwrap_or_default();
-        let matching = if let Some(node) = field(&fields, "match") {
-            self.matching(node, "spec.match")
+        let (matching, before) = if let Some(node) = field(&fields, "match") {
+            self.matching(node, "spec.match", &["rate", "unusual"])
         } else {
             self.problem(spec, "spec.match is missing: write 'match: {}' for every statement".into());
-            Match::default()
+            Default::default()
         };
+        let rate = field(&before, "rate").and_then(|node| self.rate(node));
+        let unusual = field(&before, "unusual").and_then(|node| self.unusual(node));
+        let schedule = field(&fields, "schedule").and_then(|node| self.schedule(node, "spec.schedule"));
         let except = field(&fields, "except").map_or_else(Vec::new, |node| {
             let blocks = self.list(node, "spec.except");
             blocks.into_iter().map(|block| self.except(block)).collect()
@@ -283,10 +297,14 @@ impl Reader<'_> {
         self.approval(&fields, action);
         let message = field(&fields, "message").and_then(|node| self.text(node, "spec.message"));
         Some(Policy {
+            number: 0,
             name: name.into(),
             version: Arc::clone(version),
             mode,
             matching,
+            rate,
+            unusual,
+            schedule,
             except,
             action: action?,
             on_unknown: on_unknown.unwrap_or(Action::Alert),
@@ -316,17 +334,8 @@ impl Reader<'_> {
                     self.text(group, "spec.approval.groups");
                 }
             }
-            if let Some(ttl) = field(&inner, "ttl")
-                && let Some(text) = self.text(ttl, "spec.approval.ttl")
-            {
-                let (digits, unit) =
-                    text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
-                if digits.parse::<u32>().is_err() || !["s", "m", "h", "d"].contains(&unit) {
-                    self.problem(
-                        ttl,
-                        format!("spec.approval.ttl cannot be '{text}'; write 30s, 30m, 12h or 1d"),
-                    );
-                }
+            if let Some(ttl) = field(&inner, "ttl") {
+                self.duration(ttl, "spec.approval.ttl");
             }
             if let Some(single) = field(&inner, "singleUse") {
                 self.boolean(single, "spec.approval.singleUse");
@@ -341,17 +350,16 @@ impl Reader<'_> {
         }
     }
 
-    fn except<'y>(&mut self, node: &'y MarkedYaml<'y>) -> Match {
-        if matches!(&node.data, YamlData::Mapping(mapping) if mapping.is_empty()) {
-            self.problem(node, "an empty exception excepts everything: remove the policy instead".into());
-        }
-        self.matching(node, "spec.except")
-    }
-
-    fn matching<'y>(&mut self, node: &'y MarkedYaml<'y>, what: &str) -> Match {
+    /// Predicates, and the fields among them that are `more`.
+    fn matching<'y>(&mut self, node: &'y MarkedYaml<'y>, what: &str, more: &[&str]) -> (Match, Fields<'y>) {
         const KNOWN: &[&str] = &["database", "workload", "actor", "statement", "relations", "data"];
         let mut out = Match::default();
-        for (name, value) in self.fields(node, what, KNOWN) {
+        let mut others = Vec::new();
+        for (name, value) in self.fields(node, what, &[KNOWN, more].concat()) {
+            if more.contains(&name.as_str()) {
+                others.push((name, value));
+                continue;
+            }
             let what = format!("{what}.{name}");
             match name.as_str() {
                 "database" => {
@@ -383,7 +391,7 @@ impl Reader<'_> {
                 }
             }
         }
-        out
+        (out, others)
     }
 
     fn actor<'y>(&mut self, node: &'y MarkedYaml<'y>, what: &str, out: &mut Match) {

@@ -115,3 +115,77 @@ fn names_must_differ_and_files_must_be_yaml() {
     assert!(told[0].starts_with("p.yaml:") && told[0].contains("not YAML"), "{told:?}");
     assert!(Policies::load(&[Source { file: "empty.yaml", text: "# nothing\n---\n" }]).unwrap().is_empty());
 }
+
+#[test]
+fn mistakes_in_conditions() {
+    let text = r#"
+kind: DatabasePolicy
+metadata: {name: a}
+spec:
+  match:
+    rate: {row: 10, within: 5 minutes, per: princpal}
+    unusual: {first: relations, learning: 3w, per: session}
+  schedule: {days: [mon, tus, fri-now], hours: "8-18", timezone: Europe/Berln, holds: outsid}
+  except:
+    - {until: tomorrow}
+    - {rate: {rows: 5, within: 1m}, actor: {user: [a]}}
+  action: alert
+---
+kind: DatabasePolicy
+metadata: {name: b}
+spec: {match: {rate: {rows: 0, statements: 1}}, schedule: {timezone: UTC}, action: alert}
+---
+kind: DatabasePolicy
+metadata: {name: c}
+spec: {match: {rate: {rows: 0, within: 0s}, unusual: {per: user}}, action: alert}
+"#;
+    assert_eq!(
+        problems(text),
+        [
+            "p.yaml:6:11: spec.match.rate counts either statements or rows: name one of them",
+            "p.yaml:6:12: spec.match.rate has no field 'row'; did you mean 'rows'?",
+            "p.yaml:6:29: spec.match.rate.within cannot be '5 minutes'; write 30s, 30m, 12h or 1d, a year at most",
+            "p.yaml:6:45: spec.match.rate.per cannot be 'princpal'; did you mean 'principal'?",
+            "p.yaml:7:22: spec.match.unusual.first cannot be 'relations'; did you mean 'relation'?",
+            "p.yaml:7:43: spec.match.unusual.learning cannot be '3w'; write 30s, 30m, 12h or 1d, a year at most",
+            "p.yaml:7:52: spec.match.unusual.per cannot be 'session'; known: principal, user",
+            "p.yaml:8:26: spec.schedule.days cannot be 'tus'; did you mean 'tue'?",
+            "p.yaml:8:31: spec.schedule.days cannot be 'fri-now'; write e.g. mon-fri",
+            "p.yaml:8:48: spec.schedule.hours cannot be '8-18'; write e.g. 08:00-18:00",
+            "p.yaml:8:66: spec.schedule.timezone cannot be 'Europe/Berln'; did you mean 'Europe/Berlin'?",
+            "p.yaml:8:87: spec.schedule.holds cannot be 'outsid'; did you mean 'outside'?",
+            "p.yaml:10:7: an empty exception excepts everything: remove the policy instead",
+            "p.yaml:10:15: spec.except.until cannot be 'tomorrow'; write 2026-12-31 or 2026-12-31T18:00:00Z",
+            "p.yaml:11:8: spec.except has no field 'rate'; known: database, workload, actor, statement, relations, data, schedule, until",
+            "p.yaml:16:22: spec.match.rate counts either statements or rows: name one of them",
+            "p.yaml:16:22: spec.match.rate.within is missing: write e.g. 'within: 10m'",
+            "p.yaml:16:59: spec.schedule says neither days nor hours: it would always hold",
+            "p.yaml:20:29: spec.match.rate.rows must be a whole number, at least 1",
+            "p.yaml:20:40: spec.match.rate.within must be longer than nothing",
+            "p.yaml:20:54: spec.match.unusual.first is missing: write 'first: relation'",
+        ]
+    );
+}
+
+#[test]
+fn conditions_are_read() {
+    let text = r#"
+kind: DatabasePolicy
+metadata: {name: a}
+spec:
+  match:
+    rate: {rows: 10_000, within: 10m, per: session}
+    unusual: {first: relation, per: user}
+  schedule: {days: [mon-fri, sun], hours: ["08:00-12:00", "22:00-06:00"], timezone: America/New_York}
+  except: [{actor: {user: [dba]}, until: 2026-12-31T18:00:00+01:00}]
+  action: kill
+"#;
+    let policies = Policies::load(&[Source { file: "p.yaml", text }]).unwrap();
+    let policy = policies.iter().next().unwrap();
+    let rate = Rate { of: Amount::Rows, limit: 10_000, within: 600_000_000_000, per: Per::Session };
+    assert_eq!(policy.rate, Some(rate));
+    assert_eq!(policy.unusual, Some(Unusual { per: Per::User, learning: 604_800_000_000_000 }));
+    assert!(policy.schedule.is_some());
+    assert_eq!(policy.except[0].until, crate::event::parse_rfc3339("2026-12-31T17:00:00Z"));
+    assert!(policies.needs_rows() && policies.needs_memory() && !policies.needs_data());
+}

@@ -1,7 +1,7 @@
 //! Loads and attaches the kernel programs; hands out their records in order and sets what they copy.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use aya::{Ebpf, EbpfLoader};
 use super::btf::Btf;
 use super::tls::programs::{self, Programs};
 use super::unix;
+use crate::metrics::fill::Fill;
 
 /// The kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-probes"));
@@ -102,6 +103,7 @@ pub enum Record<'a> {
 /// The reading end of the ring.
 pub struct Records {
     ring: RingBuf<MapData>,
+    fill: Option<Fill>,
 }
 
 impl Records {
@@ -111,6 +113,11 @@ impl Records {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one valid pollfd for the time of the call.
         unsafe { libc::poll(&raw mut poll, 1, millis) };
+    }
+
+    /// Bytes that wait to be read; 0 where the system does not tell.
+    pub fn fill(&self) -> u64 {
+        self.fill.as_ref().map_or(0, Fill::bytes)
     }
 
     /// Hands out at most `most` records, oldest first, until `take` wants no more; returns how many there were.
@@ -259,7 +266,10 @@ impl Live {
         }
         let maps = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), descriptor(map)?))).collect();
         let mut map = |name| ebpf.take_map(name).ok_or(CaptureError::Missing(name));
-        let records = Records { ring: RingBuf::try_from(map("EVENTS")?)? };
+        let ring = RingBuf::try_from(map("EVENTS")?)?;
+        // SAFETY: the descriptor is the ring's own, and open for as long as this.
+        let fill = Fill::new(unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) });
+        let records = Records { ring, fill };
         let live = Self {
             sockets: HashMap::try_from(map("SOCKETS")?)?,
             lost: HashMap::try_from(map("LOST")?)?,

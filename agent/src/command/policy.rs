@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent_core::event::Event;
-use agent_core::judge::{Subject, Verdict, judge};
-use agent_core::policy::Policies;
+use agent_core::judge::{Look, Memory, Subject, Verdict, judge};
+use agent_core::policy::{Action, Policies};
 use agent_core::sql::Analysis;
 use anyhow::Context as _;
 
@@ -76,14 +76,19 @@ fn load(paths: &[PathBuf]) -> anyhow::Result<Option<Policies>> {
 
 fn check(paths: &[PathBuf]) -> anyhow::Result<ExitCode> {
     let Some(policies) = load(paths)? else { return Ok(ExitCode::FAILURE) };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    for (name, until) in policies.expired(now.as_nanos() as u64) {
+        eprintln!("{name}: an exception is over since {}", agent_core::event::rfc3339(until));
+    }
     for policy in policies.iter() {
         println!("{} {} {} {}", policy.name, policy.version, policy.mode.name(), policy.action.name());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Judges a recorded event by these policies.
-fn verdict(policies: &Policies, event: &Event) -> Verdict {
+/// Judges a recorded event by these policies, and by what happened before it: as it was asked for and as it was
+/// answered, whichever is stricter. Schedules and rates go by the event's own time.
+fn verdict(policies: &Policies, memory: &mut Memory, event: &Event) -> Verdict {
     let analysis = Analysis {
         db_query_summary: event.db_query_summary.clone(),
         db_operation_name: event.db_operation_name.clone(),
@@ -99,14 +104,28 @@ fn verdict(policies: &Policies, event: &Event) -> Verdict {
         db_system_name: &event.db_system_name,
         db_namespace: &event.db_namespace,
         db_user: &event.db_user,
-        search_path: "",
         ai_agent_name: &event.ai_agent_name,
         identity_principal: &event.identity_principal,
-        analysis: &analysis,
         data_classes: &event.data_classes,
         statement_complete: event.statement_complete,
+        time: event.time,
+        session_id: event.session_id,
+        process: event.process_pid.zip(event.process_start_ns),
+        ..Subject::new(&analysis)
     };
-    judge(policies, &subject)
+    let mut at = |look| {
+        let held = memory.look(policies, &subject, look);
+        judge(policies, &Subject { held: &held, ..subject })
+    };
+    let asked = at(Look::Request);
+    let returned = event.db_response_returned_rows.unwrap_or(0);
+    let rows = returned.max(event.db_response_affected_rows.unwrap_or(0));
+    let answered = at(Look::Answer { before: &event.data_classes, rows });
+    let verdict = if answered.outranks(&asked) { answered } else { asked };
+    if verdict.action <= Action::Alert {
+        memory.learn(policies, &subject);
+    }
+    verdict
 }
 
 /// Exit status 1 where a rule would have stopped a statement.
@@ -114,6 +133,7 @@ fn test(policies: &Policies, events: impl BufRead) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut rules: BTreeMap<String, u64> = BTreeMap::new();
     let (mut total, mut stopped) = (0u64, false);
+    let mut memory = Memory::default();
     for (number, line) in events.lines().enumerate() {
         let line = line?;
         if line.trim().is_empty() {
@@ -125,12 +145,12 @@ fn test(policies: &Policies, events: impl BufRead) -> anyhow::Result<ExitCode> {
             continue;
         }
         total += 1;
-        let verdict = verdict(policies, &event);
+        let verdict = verdict(policies, &mut memory, &event);
         if verdict.policy_rule.is_empty() {
             continue;
         }
         *rules.entry(format!("{} ({})", verdict.policy_rule, verdict.action.name())).or_default() += 1;
-        stopped |= verdict.action > agent_core::policy::Action::Alert;
+        stopped |= verdict.action > Action::Alert;
         let line = serde_json::json!({
             "event_id": serde_json::to_value(&event)?.get("event_id"),
             "policy_rule": &*verdict.policy_rule,
@@ -170,8 +190,27 @@ mod tests {
                 "statement_complete":true,"statement_relations":[{"name":"orders","access":"write"}]}"#,
         )
         .unwrap();
-        assert!(verdict(&policies, &event).kills());
+        let mut memory = Memory::default();
+        assert!(verdict(&policies, &mut memory, &event).kills());
         let bounded = Event { statement_unbounded: false, ..event };
-        assert_eq!(verdict(&policies, &bounded), Verdict::default());
+        assert_eq!(verdict(&policies, &mut memory, &bounded), Verdict::default());
+    }
+
+    #[test]
+    fn recorded_rows_and_times_count() {
+        let text = "kind: DatabasePolicy\nmetadata: {name: a}\nspec:\n  mode: enforce\n  match: {rate: {rows: 100, within: 1m}}\n  schedule: {days: [sat]}\n  action: kill\n";
+        let policies = Policies::load(&[Source { file: "a", text }]).unwrap();
+        let mut memory = Memory::default();
+        let mut kills = |time: &str, rows: u64| {
+            let event: Event = serde_json::from_str(&format!(
+                r#"{{"time":"{time}","db_response_returned_rows":{rows},"statement_complete":true}}"#
+            ))
+            .unwrap();
+            verdict(&policies, &mut memory, &event).kills()
+        };
+        assert!(!kills("2026-11-20T12:00:00Z", 1000), "a Friday");
+        assert!(!kills("2026-11-21T12:00:00Z", 60));
+        assert!(!kills("2026-11-21T12:01:00Z", 60), "a minute later");
+        assert!(kills("2026-11-21T12:01:01Z", 40));
     }
 }

@@ -1,12 +1,15 @@
 //! `weir run`: the agent: capture, identify, judge, act, record, store.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agent_core::event::{Event, EventKind};
+use agent_core::policy::Policies;
 use agent_core::segment::{Endpoint, Nanos};
 use agent_core::sensitive::Catalog;
 use anyhow::Context as _;
@@ -15,14 +18,20 @@ use super::session;
 use super::values::PortHint;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::pipeline::Pipeline;
+use crate::habits::Habits;
+use crate::metrics::server::Server;
+use crate::metrics::{Metrics, OfSystem, Sources};
 use crate::pipeline::record::Recorder;
+use crate::pipeline::{Output, Pipeline};
 use crate::rules::{RuleText, Rules, RulesError};
+use crate::signals::Signals;
 use crate::store::supervise::{News, Supervisor};
 use crate::store::{self, Store, embedded};
 
 /// How long the end may take: what ClickHouse has not confirmed by then waits in the spool.
 const CLOSING: Duration = Duration::from_secs(20);
+/// How long the last signals may take at the end.
+const SIGNALLING: Duration = Duration::from_secs(5);
 
 /// Run the agent: capture every database on this host, judge, act, store receipts.
 #[derive(clap::Args)]
@@ -69,14 +78,21 @@ impl Args {
         let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
         recorder.redaction_by_database.clone_from(&config.redaction.databases);
         recorder.catalog = Arc::new(catalog(config.catalog.as_deref())?);
-        let (to, texts) = (Arc::clone(&store), Arc::clone(&store));
-        let output = Box::new(move |event: &Event| {
-            // A full queue is counted there, and becomes an event of its own.
-            to.push(event.clone());
-        });
-        let mut pipeline = Pipeline::new(recorder, rules.policies(), output);
+        let texts = Arc::clone(&store);
+        let signals = Rc::new(RefCell::new(start_signals(&config)?));
+        signals.borrow().rules(&rules.policies());
+        let told = signals.borrow().told().cloned().collect();
+        let metrics = Arc::new(Metrics::new(Sources { store: Arc::clone(&store), told }));
+        let server = serve_metrics(&config, &metrics);
+        let mut pipeline = Pipeline::new(recorder, rules.policies(), output(&store, &signals, &metrics));
+        pipeline.gauges.ring_bytes = config.ring_bytes().unwrap_or(0).into();
+        let (mut habits, memory) = Habits::open(&config.state);
+        pipeline.memory = memory;
+        note_expired(&rules.policies());
         let alive = Alive::begin(&config.state, &mut pipeline);
-        let gate = Some(gate(&config.state, engine.as_ref())?);
+        let mut gate = gate(&config.state, engine.as_ref())?;
+        let counted = Arc::clone(&metrics);
+        gate.watch(move |done| counted.kill(done));
         let ports = config
             .capture
             .ports
@@ -89,10 +105,15 @@ impl Args {
         let ring = config.ring_bytes().context("capture.ring is not usable")?;
 
         let mut looked = std::time::Instant::now();
-        let captured = session::capture(ring, taps, gate, &mut pipeline, &stop, |pipeline| {
+        let mut untold = Untold::default();
+        let captured = session::capture(ring, taps, Some(gate), &mut pipeline, &stop, |pipeline| {
+            metrics.arm(true);
             if looked.elapsed() >= Duration::from_secs(1) {
                 looked = std::time::Instant::now();
                 alive.beat();
+                metrics.set(&pipeline.gauges());
+                untold.note(pipeline, &signals.borrow());
+                habits.save(&mut pipeline.memory);
                 note_engine(pipeline, engine.as_ref());
                 if let Some(change) = rules.changed() {
                     note_rules(pipeline, &change);
@@ -100,14 +121,21 @@ impl Args {
                     if change.is_ok() {
                         texts.policies(&policy_texts(&rules));
                     }
+                    signals.borrow().rules(&pipeline.policies);
+                    note_expired(&pipeline.policies);
                 }
             }
             true
         });
+        metrics.arm(false);
+        signals.borrow_mut().close(SIGNALLING);
+        untold.note(&mut pipeline, &signals.borrow());
         pipeline.note(EventKind::Config, now(), |event| event.error_type = "agent_stopped".into());
+        habits.save(&mut pipeline.memory);
         drop(pipeline);
         drop(texts);
         let counters = runtime.block_on(store.close(CLOSING));
+        drop(server);
         drop(engine);
         if counters.spooled > 0 {
             eprintln!(
@@ -118,6 +146,54 @@ impl Args {
         }
         captured?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Where events go: counted, told to whom it concerns, stored. None of it waits.
+fn output(store: &Arc<Store>, signals: &Rc<RefCell<Signals>>, metrics: &Arc<Metrics>) -> Output {
+    let (store, signals, metrics) = (Arc::clone(store), Rc::clone(signals), Arc::clone(metrics));
+    let mut last = OfSystem::default();
+    Box::new(move |event: &Event| {
+        metrics.event(event, &mut last);
+        signals.borrow().offer(event);
+        // A full queue is counted there, and becomes an event of its own.
+        store.push(event.clone());
+    })
+}
+
+fn start_signals(config: &Config) -> anyhow::Result<Signals> {
+    Signals::start(&config.signals).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", problems.join("; "))
+    })
+}
+
+/// An address that is taken is no reason not to watch databases: it is said, and the agent goes on without.
+fn serve_metrics(config: &Config, metrics: &Arc<Metrics>) -> Option<Server> {
+    let address: SocketAddr = config.listen.metrics.parse().ok()?;
+    let served = Server::start(address, Arc::clone(metrics));
+    served
+        .inspect_err(|error| {
+            tracing::warn!(%error, %address, "no metrics: choose another `listen.metrics`, or \"\" for none");
+        })
+        .ok()
+}
+
+/// Signals that nobody was told: how many of them have become events.
+#[derive(Default)]
+struct Untold(u64);
+
+impl Untold {
+    fn note(&mut self, pipeline: &mut Pipeline, signals: &Signals) {
+        let all = signals.told().flat_map(|told| told.tally.dropped()).map(|(_, count)| count).sum();
+        let more = all - std::mem::replace(&mut self.0, all);
+        if more > 0 {
+            pipeline.note(EventKind::Loss, now(), |event| {
+                event.error_type = "signals_dropped".into();
+                event.db_query_text = format!("{more} signals were not told").into();
+                event.statement_complete = false;
+            });
+        }
     }
 }
 
@@ -149,6 +225,14 @@ fn note_rules(pipeline: &mut Pipeline, change: &Result<(), RulesError>) {
         }
     };
     pipeline.note(EventKind::Config, now(), |event| event.error_type = what.into());
+}
+
+/// Exceptions that are over are left in files by oversight: nobody should believe in them.
+fn note_expired(policies: &Policies) {
+    for (name, until) in policies.expired(now().0) {
+        let until = agent_core::event::rfc3339(until);
+        tracing::warn!(policy = name, until, "an exception of this policy is over");
+    }
 }
 
 /// The embedded engine died, or is there again: either is an event.

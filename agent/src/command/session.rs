@@ -53,10 +53,14 @@ pub fn capture(
 ) -> anyhow::Result<()> {
     crate::privileges::hurry();
     crate::privileges::keep(&crate::privileges::CAPTURE).context("cannot drop privileges")?;
+    crate::privileges::no_dumps().context("cannot forbid core dumps")?;
     let (records, mut live) = Live::attach(ring_bytes)?;
     let search = if taps.tls { search(&mut live) } else { None };
     let mut driver = Driver::new((records, live), gate, taps.ports, taps.unix, search);
     driver.look_after_unix(pipeline);
+    if !each(pipeline) {
+        return Ok(());
+    }
     eprintln!("ready");
     driver.run(pipeline, |pipeline| each(pipeline) && !stop.load(Ordering::Relaxed));
     Ok(())

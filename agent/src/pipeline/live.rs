@@ -59,6 +59,8 @@ pub struct Driver {
     looks: u32,
     missing: HashSet<u64>,
     ticked: Nanos,
+    /// Most bytes that waited in the ring since the last tick.
+    filled: u64,
     tls: tls::Sessions,
 }
 
@@ -182,6 +184,7 @@ impl Driver {
             looks: 0,
             missing: HashSet::new(),
             ticked: now,
+            filled: 0,
             tls: tls::Sessions::new(search),
         }
     }
@@ -212,6 +215,7 @@ impl Driver {
     fn turn(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> usize {
         let offset = self.live.wall(0);
         let before = Instant::now();
+        self.filled = self.filled.max(records.fill());
         let mut n = 0;
         while n < BATCH {
             let taken = records.drain(BATCH - n, |record| {
@@ -244,6 +248,9 @@ impl Driver {
         }
         if now.since(self.ticked) > 1_000_000_000 {
             self.ticked = now;
+            let recognised = self.taps.values().filter(|tap| tap.flow.is_detected()).count();
+            pipeline.gauges.ring_used = std::mem::take(&mut self.filled);
+            pipeline.gauges.connections = [self.taps.len() as u64, recognised as u64];
             self.follow_rules(pipeline);
             self.look_after_unix(pipeline);
             self.hidden(now, pipeline);

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::shell;
 
-/// The drivers that the end-to-end tests drive, pinned: a test that changes by itself proves nothing.
-const DRIVERS: &[&str] = &["psycopg[binary]==3.3.*", "asyncpg==0.32.*"];
+/// The drivers that the end-to-end tests drive, and the parser that reads metrics, pinned: a test that changes by itself proves nothing.
+const DRIVERS: &[&str] = &["psycopg[binary]==3.3.*", "asyncpg==0.32.*", "prometheus-client==0.26.*"];
 
 /// Makes the environment where it is not yet, or where the drivers changed.
 pub(super) fn ensure() -> Result<()> {
@@ -26,7 +26,7 @@ pub(super) fn ensure() -> Result<()> {
     shell::step("Python environment", "for the client drivers of the tests", &mut venv)?;
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(DRIVERS);
-    shell::step("psycopg, asyncpg", "from PyPI", &mut pip)?;
+    shell::step("psycopg, asyncpg, prometheus-client", "from PyPI", &mut pip)?;
     fs::write(stamp, wanted)?;
     Ok(())
 }
