@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
+use agent_core::sensitive::values;
 use regex::{Captures, Regex};
 
 const MASK: &str = "***";
@@ -172,19 +173,41 @@ fn in_text(text: &str) -> String {
             text = replaced.into();
         }
     }
-    text.into_owned()
+    without_values(&text)
 }
 
-/// A statement with its strings and numbers masked: the values in it are the user's data.
+/// A text with the values masked that are nobody's name for anything: cards, accounts, national ids, secrets, by their
+/// form and check digits. Addresses of people stay: they say who is at work.
+fn without_values(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || "\"'`,;:{}[]()<>=&|\\".contains(c);
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive(ends) {
+        let word = piece.trim_end_matches(ends);
+        let mut goes = false;
+        values::classes(word, &mut |class| goes |= !["email", "phone"].contains(&class));
+        if goes {
+            out.push_str(MASK);
+            out.push_str(&piece[word.len()..]);
+        } else {
+            out.push_str(piece);
+        }
+    }
+    out
+}
+
+/// A statement with its strings and numbers masked, and without its comments: the values in it are the user's data.
 fn without_literals(statement: &str) -> String {
     static LITERAL: LazyLock<Regex> = LazyLock::new(|| {
         regex(concat!(
-            r#"(?s)(?P<keep>"[^"]*"|[A-Za-z_][\w$]*|\$\d+)"#,
+            r#"(?s)(?P<note>--[^\n]*|/\*.*?(?:\*/|$))|(?P<keep>"[^"]*"|[A-Za-z_][\w$]*|\$\d+)"#,
             r"|'(?:[^'\\]|\\.|'')*(?:'|$)|\$\$.*?(?:\$\$|$)|\$(?P<tag>[A-Za-z_]\w*)\$.*|\d[\w.]*"
         ))
     });
     let masked = LITERAL.replace_all(statement, |found: &Captures<'_>| {
-        found.name("keep").map_or_else(|| "?".to_owned(), |keep| keep.as_str().to_owned())
+        let kept = found.name("keep").map(|keep| keep.as_str().to_owned());
+        // People leave values in comments too.
+        let note = found.name("note").map(|_| String::new());
+        kept.or(note).unwrap_or_else(|| "?".to_owned())
     });
     in_text(&masked)
 }
