@@ -166,10 +166,12 @@ pub fn stream(data: &[u8]) {
 /// A statement's text, the first byte its dialect: whatever it is, there is an answer, and the parts are parts.
 pub fn sql(data: &[u8]) {
     let Some((&dialect, text)) = data.split_first() else { return };
-    let dialect = match dialect & 3 {
+    let dialect = match dialect % 6 {
         0 => Dialect::Postgresql,
         1 => Dialect::Mysql,
         2 => Dialect::Tsql,
+        3 => Dialect::Redis,
+        4 => Dialect::Mongodb,
         _ => Dialect::Clickhouse,
     };
     let mut texts = Texts::default();

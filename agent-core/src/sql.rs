@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use crate::event::DataClass;
 use crate::sensitive::{self, Catalog, Found};
 
+mod command; // commands of databases without SQL -> findings
 mod cache; // bytes -> what is known
 mod condition; // condition -> does it keep rows out
 mod draft; // findings -> analysis
@@ -38,9 +39,18 @@ pub enum Dialect {
     Tsql,
     /// ClickHouse.
     Clickhouse,
+    /// Redis and its kin: command lines.
+    Redis,
+    /// MongoDB: commands as documents, or as its shell has them.
+    Mongodb,
 }
 
 impl Dialect {
+    /// False for databases whose commands are no SQL.
+    pub fn is_sql(self) -> bool {
+        !matches!(self, Dialect::Redis | Dialect::Mongodb)
+    }
+
     /// The dialect of a `db_system_name`.
     pub fn of_system(name: &str) -> Option<Dialect> {
         match name {
@@ -48,6 +58,8 @@ impl Dialect {
             "mysql" | "mariadb" => Some(Dialect::Mysql),
             "microsoft.sql_server" | "mssql" | "tsql" => Some(Dialect::Tsql),
             "clickhouse" => Some(Dialect::Clickhouse),
+            "redis" | "valkey" => Some(Dialect::Redis),
+            "mongodb" => Some(Dialect::Mongodb),
             _ => None,
         }
     }
@@ -77,6 +89,8 @@ pub struct Text {
 enum Content {
     /// One statement: what its shape tells, and what only these literals tell.
     One { shape: Arc<Shape>, own: OnceLock<Box<Analysis>>, data: OnceLock<Arc<[DataClass]>> },
+    /// One command of a database without SQL.
+    Command { command: Box<command::Command>, data: OnceLock<Arc<[DataClass]>> },
     /// None, or several.
     Parts { parts: Box<[Arc<Text>]>, merged: OnceLock<Box<Analysis>>, data: OnceLock<Arc<[DataClass]>> },
 }
@@ -101,6 +115,7 @@ impl Keyed for Text {
     fn weight(&self) -> usize {
         let parts = match &self.content {
             Content::One { .. } => 0,
+            Content::Command { command, .. } => 2 * command.analysis.redacted.len() + 1024,
             Content::Parts { parts, .. } => parts.iter().map(|part| part.weight()).sum(),
         };
         self.bytes.len() + parts + 160
@@ -287,6 +302,7 @@ impl Text {
                         .get_or_init(|| Box::new(understand::statement(self.dialect, &self.bytes).analysis)),
                 }
             }
+            Content::Command { command, .. } => &command.analysis,
             Content::Parts { parts, merged, .. } => {
                 merged.get_or_init(|| Box::new(draft::merge(parts.iter().map(|part| part.analysis()))))
             }
@@ -297,7 +313,7 @@ impl Text {
     /// only part; a text with none (blank, comments only) has no parts.
     pub fn parts(self: &Arc<Self>) -> &[Arc<Text>] {
         match &self.content {
-            Content::One { .. } => std::slice::from_ref(self),
+            Content::One { .. } | Content::Command { .. } => std::slice::from_ref(self),
             Content::Parts { parts, .. } => parts,
         }
     }
@@ -323,6 +339,7 @@ impl Text {
                 all.extend(found.as_slice());
                 all.into()
             }),
+            Content::Command { command, data } => data.get_or_init(|| command.data_classes(catalog)),
             Content::Parts { parts, data, .. } => data.get_or_init(|| {
                 let mut found = Found::default();
                 parts.iter().for_each(|part| found.extend(part.data_classes(catalog)));
@@ -333,6 +350,9 @@ impl Text {
 
     /// The column that parameter `number`, from 1, is for, where the text tells.
     pub fn column_of_parameter(&self, number: usize) -> Option<String> {
+        if !self.dialect.is_sql() {
+            return None;
+        }
         sensitive::parameter(self.dialect, &self.bytes, self.analysis(), number)
     }
 
@@ -344,11 +364,34 @@ impl Text {
     /// The text as a redaction setting allows it to be shown. Bytes that are not UTF-8 show as U+FFFD.
     pub fn shown_with(&self, redaction: Redaction, catalog: &Catalog) -> Arc<str> {
         let analysis = self.analysis();
+        if !self.dialect.is_sql() {
+            let hides = redaction == Redaction::Literals
+                || self.may_hold_password()
+                || redaction == Redaction::Sensitive && !self.data_classes(catalog).is_empty();
+            return if hides {
+                Arc::clone(&analysis.redacted)
+            } else {
+                String::from_utf8_lossy(&self.bytes).into()
+            };
+        }
         if redaction == Redaction::Literals || understand::may_hold_password(self.dialect, &self.bytes) {
             return Arc::clone(&analysis.redacted);
         }
         let shown = sensitive::shown(self.dialect, &self.bytes, analysis, catalog, redaction);
         String::from_utf8_lossy(shown.as_deref().unwrap_or(&self.bytes)).into()
+    }
+}
+
+impl Text {
+    /// True where a command without SQL may hold a password.
+    fn may_hold_password(&self) -> bool {
+        match &self.content {
+            Content::One { .. } => false,
+            Content::Command { command, .. } => {
+                command.secret || sensitive::has_password(&String::from_utf8_lossy(&self.bytes))
+            }
+            Content::Parts { parts, .. } => parts.iter().any(|part| part.may_hold_password()),
+        }
     }
 }
 
@@ -415,6 +458,9 @@ impl Texts {
     }
 
     fn read(&mut self, dialect: Dialect, bytes: &[u8]) -> Arc<Text> {
+        if let Some(commands) = command::read(dialect, bytes) {
+            return Self::commands(dialect, bytes, commands);
+        }
         let mut tokens = std::mem::take(&mut self.tokens);
         tokens.clear();
         token::tokenize(dialect, bytes, &mut tokens);
@@ -438,6 +484,27 @@ impl Texts {
         tokens.clear();
         tokens.shrink_to(SCRATCH);
         self.tokens = tokens;
+        Arc::new(Text { dialect, bytes: bytes.into(), content })
+    }
+
+    fn commands(
+        dialect: Dialect,
+        bytes: &[u8],
+        commands: Vec<(std::ops::Range<usize>, command::Command)>,
+    ) -> Arc<Text> {
+        let content = |command| Content::Command { command: Box::new(command), data: OnceLock::new() };
+        if commands.len() == 1 {
+            let only = commands.into_iter().map(|(_, command)| content(command)).next();
+            let empty =
+                || Content::Parts { parts: [].into(), merged: OnceLock::new(), data: OnceLock::new() };
+            return Arc::new(Text { dialect, bytes: bytes.into(), content: only.unwrap_or_else(empty) });
+        }
+        let part = |(range, command): (std::ops::Range<usize>, _)| {
+            let bytes = bytes.get(range).unwrap_or_default().trim_ascii().into();
+            Arc::new(Text { dialect, bytes, content: content(command) })
+        };
+        let parts = commands.into_iter().map(part).collect();
+        let content = Content::Parts { parts, merged: OnceLock::new(), data: OnceLock::new() };
         Arc::new(Text { dialect, bytes: bytes.into(), content })
     }
 

@@ -30,6 +30,8 @@ fn every_row_in_every_dialect() {
         (Dialect::Mysql, "mysql"),
         (Dialect::Tsql, "tsql"),
         (Dialect::Clickhouse, "clickhouse"),
+        (Dialect::Redis, "redis"),
+        (Dialect::Mongodb, "mongodb"),
     ] {
         let path = format!("{}/testdata/risk/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
         let mut texts = Texts::default();

@@ -66,6 +66,7 @@ fn with_parser<R>(
         Dialect::Mysql => &MySqlDialect {},
         Dialect::Tsql => &MsSqlDialect {},
         Dialect::Clickhouse => &ClickHouseDialect {},
+        Dialect::Redis | Dialect::Mongodb => return None,
     };
     let stack = STACK + kept.len() * STACK_PER_TOKEN;
     stacker::maybe_grow(stack, stack, || {

@@ -204,7 +204,7 @@ pub(super) fn called(name: &str, schema: Option<&str>, dialect: Dialect, draft: 
     let own: &[Known] = match dialect {
         Dialect::Clickhouse => CLICKHOUSE,
         Dialect::Tsql => TSQL,
-        Dialect::Postgresql | Dialect::Mysql => &[],
+        Dialect::Postgresql | Dialect::Mysql | Dialect::Redis | Dialect::Mongodb => &[],
     };
     if let Some(known) = own.iter().find(|known| known.name.eq_ignore_ascii_case(name)) {
         known.effects.iter().for_each(|&effect| draft.effect(effect));

@@ -39,7 +39,7 @@ pub fn split(dialect: Dialect, text: &[u8], tokens: &[Token]) -> Vec<Range<usize
                             start = i;
                         }
                     }
-                    Dialect::Clickhouse => {}
+                    Dialect::Clickhouse | Dialect::Redis | Dialect::Mongodb => {}
                 }
             }
             _ => {}

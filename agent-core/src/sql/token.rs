@@ -186,7 +186,7 @@ impl Lexer<'_> {
         match self.dialect {
             Dialect::Mysql => true,
             Dialect::Clickhouse => matches!(next, Some(b' ' | b'!')),
-            Dialect::Postgresql | Dialect::Tsql => false,
+            Dialect::Postgresql | Dialect::Tsql | Dialect::Redis | Dialect::Mongodb => false,
         }
     }
 
@@ -442,7 +442,7 @@ impl Lexer<'_> {
             let next = self.peek(1);
             let comment = matches!((b, next), (b'-', Some(b'-')) | (b'/', Some(b'*')));
             let foreign = match self.dialect {
-                Dialect::Postgresql => false,
+                Dialect::Postgresql | Dialect::Redis | Dialect::Mongodb => false,
                 Dialect::Mysql => matches!(b, b'`' | b'#' | b'?' | b'@') || (b == b'*' && next == Some(b'/')),
                 Dialect::Tsql => matches!(b, b'`' | b'#' | b'?' | b'@'),
                 Dialect::Clickhouse => matches!(b, b'`' | b'?' | b'#'),

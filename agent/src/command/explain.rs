@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 With --jsonl each line of standard input, {"dialect": ..., "text": ...}, gives one line of JSON, in order. A line that
 is no such object gives {"error": ...}, and the exit status is 1 at the end."#)]
 pub struct Args {
-    /// How the statements are written: postgresql, mysql, microsoft.sql_server or clickhouse
+    /// How the statements are written: postgresql, mysql, microsoft.sql_server, clickhouse, redis or mongodb
     #[arg(long, value_name = "PROTOCOL", default_value = "postgresql", value_parser = dialect)]
     dialect: Dialect,
     /// Read lines of JSON, write lines of JSON
@@ -30,7 +30,8 @@ pub struct Args {
     text: Vec<String>,
 }
 
-const DIALECTS: &[&str] = &["postgresql", "mysql", "mariadb", "microsoft.sql_server", "clickhouse"];
+const DIALECTS: &[&str] =
+    &["postgresql", "mysql", "mariadb", "microsoft.sql_server", "clickhouse", "redis", "mongodb"];
 
 pub(super) fn dialect(name: &str) -> Result<Dialect, String> {
     Dialect::of_system(name).ok_or_else(|| match nearest(name, DIALECTS) {
