@@ -177,9 +177,10 @@ fn gap(dialect: Dialect, dice: &mut Dice, out: &mut String) {
         M => &["#x\n", " # '\n", "/*x*/", "/*! */", "/*!50000 */", " --\t\n"],
         T => &["/* a /* b */ c */", "/* [ */", " "],
         C => &[" # x\n", " #! x\n"],
+        Dialect::Redis | Dialect::Mongodb => &[],
     };
     for _ in 0..=dice.roll(3) {
-        let all = if dice.roll(3) == 0 { own } else { common };
+        let all = if dice.roll(3) == 0 && !own.is_empty() { own } else { common };
         out.push_str(dice.one(all));
     }
 }

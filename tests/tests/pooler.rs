@@ -85,8 +85,10 @@ fn run(mode: &str, connections: usize, clients: usize, statements: usize) -> Res
             assert_eq!(event.process_pid, Some(pids[number]), "{}", event.db_query_text);
             counts[number] += 1;
         }
-        assert!(claim(event, "pooler").is_some_and(|pooler| pooler.starts_with("pgbouncer(")));
-        sessions.insert(event.process_pid.unwrap_or(0), event.session_id);
+        // A pooler is known by the sessions that it opens: the first statement of one may come before that.
+        let first = sessions.insert(event.process_pid.unwrap_or(0), event.session_id).is_none();
+        let labelled = claim(event, "pooler").is_some_and(|pooler| pooler.starts_with("pgbouncer("));
+        assert!(labelled || first, "{}", event.db_query_text);
     }
     let marked_each = (0..statements).filter(|n| n % 10 != 9).count();
     assert_eq!(counts, vec![marked_each; clients]);

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::build::{self, Profile};
 use crate::setup::{self, Need};
-use crate::terminal;
+use crate::{shell, terminal};
 
 mod conditions; // this machine -> what a number hangs on
 mod load; // pgbench -> transactions
@@ -15,6 +15,7 @@ mod overhead; // what watching costs the database
 mod pipeline; // how fast captured bytes become statements
 mod routes; // what watching costs over TLS and Unix sockets, and those who have nothing to do with it
 mod store; // how fast events become rows, and how small
+mod explain; // texts -> statements a second, verdicts
 mod verify; // how fast receipts are verified
 
 /// Measure, each number against its peers in the same run.
@@ -24,7 +25,7 @@ mod verify; // how fast receipts are verified
   cargo xtask bench overhead --rounds 5 --seconds 10
   cargo xtask bench pipeline --json")]
 pub struct Args {
-    /// Only this one: overhead, tls, unix, syscalls, pipeline, store or verify
+    /// Only this one: overhead, tls, unix, syscalls, pipeline, store, explain or verify
     name: Option<String>,
     /// Print one JSON object instead of tables
     #[arg(long)]
@@ -53,7 +54,7 @@ struct Table {
     lines: Vec<Vec<String>>,
 }
 
-const NAMES: &[&str] = &["overhead", "tls", "unix", "syscalls", "pipeline", "store", "verify"];
+const NAMES: &[&str] = &["overhead", "tls", "unix", "syscalls", "pipeline", "store", "explain", "verify"];
 
 impl Args {
     /// Runs the command.
@@ -79,6 +80,7 @@ impl Args {
                 "unix" => routes::run(routes::Way::Unix, &weir, self.rounds, self.seconds)?,
                 "syscalls" => routes::syscalls(&weir, self.rounds)?,
                 "pipeline" => pipeline::run(&weir, self.transactions)?,
+                "explain" => explain::run()?,
                 "verify" => verify::run(self.receipts)?,
                 _ => store::run(self.rows)?,
             };
@@ -94,6 +96,17 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Builds an example with optimisations, runs it and reads the JSON object that is its last line.
+fn example(package: &str, name: &str, argument: Option<u32>) -> Result<Value> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--locked", "--release", "--package", package, "--bins", "--example", name]);
+    shell::step(name, "compiling", &mut cargo)?;
+    let mut bench = std::process::Command::new(build::target().join("release/examples").join(name));
+    let said = shell::output(bench.args(argument.map(|n| n.to_string())))?;
+    let last = said.lines().next_back().unwrap_or_default();
+    serde_json::from_str(last).with_context(|| format!("{name} printed {last:?}"))
 }
 
 fn print(table: &Table) {

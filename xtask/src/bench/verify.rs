@@ -1,22 +1,13 @@
 //! How fast receipts are verified: in ClickHouse, as JSON lines and in memory, by the audit's own benchmark.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
-use super::{Table, grouped};
-use crate::{build, shell};
+use super::{Table, example, grouped};
 
 /// Measures.
 pub(super) fn run(receipts: u32) -> Result<(Value, Table)> {
-    let mut cargo = shell::cargo();
-    cargo.args(["build", "--locked", "--release", "--package", "agent", "--bin", "weir"]);
-    cargo.args(["--example", "verify_bench"]);
-    shell::step("verify_bench", "compiling", &mut cargo)?;
-    let mut bench = std::process::Command::new(build::target().join("release/examples/verify_bench"));
-    let said = shell::output(bench.arg(receipts.to_string()))?;
-    let last = said.lines().next_back().unwrap_or_default();
-    let value: Value =
-        serde_json::from_str(last).with_context(|| format!("verify_bench printed {last:?}"))?;
+    let value = example("agent", "verify_bench", Some(receipts))?;
     let line = |what: &str, name: &str| {
         let rate = value[name].as_f64().unwrap_or(f64::NAN);
         let million = if rate > 0.0 { format!("{:.2} s", 1e6 / rate) } else { String::new() };

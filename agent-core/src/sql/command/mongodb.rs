@@ -94,7 +94,9 @@ fn not_understood(text: &[u8]) -> Command {
     let text = String::from_utf8_lossy(text);
     for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '$')) {
         let method = METHODS.iter().find(|(name, ..)| *name == word).map(|(_, command, _)| *command);
-        effects_of(method.unwrap_or(word)).iter().for_each(|&effect| reading.draft.effect(effect));
+        for &effect in effects_of(method.unwrap_or(word)) {
+            reading.draft.effect(effect);
+        }
         if word == "$out" || word == "$merge" {
             reading.draft.effect(CopyOut);
         }
@@ -172,7 +174,9 @@ fn understand(document: &Value, reading: &mut Reading) {
         }
         "insert" => {
             reading.draft.target(&owner, Access::Write);
-            each("documents").iter().for_each(|document| fields(document, &owner, "", reading));
+            for document in each("documents") {
+                fields(document, &owner, "", reading);
+            }
         }
         "find" | "count" | "distinct" | "getMore" => {
             let relation =
