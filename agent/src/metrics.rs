@@ -132,7 +132,7 @@ impl Metrics {
         let (statements, losses, lost_bytes) = (Family::default(), Family::default(), Family::default());
         registry.register("statements", "Statements told, by database system", statements.clone());
         registry.register("losses", "Times that something was lost, by stage and reason", losses.clone());
-        registry.register("lost", "What was lost, by stage and reason", lost_bytes.clone());
+        registry.register("lost_bytes", "Bytes that were lost, by stage and reason", lost_bytes.clone());
         let (blind, verdicts, kills) = (Family::default(), Family::default(), Family::default());
         registry.register("blind_connections", "Connections that could not be read, by cause", blind.clone());
         registry.register("verdicts", "Statements that a rule spoke about", verdicts.clone());
@@ -290,3 +290,63 @@ impl Metrics {
 /// The counter of the database system that spoke last: mostly the next one is of the same.
 #[derive(Debug, Default)]
 pub struct OfSystem(Arc<str>, Counter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Config;
+
+    fn metrics(state: &std::path::Path) -> Arc<Metrics> {
+        let config = Config { state: state.into(), url: "http://127.0.0.1:1".into(), ..Config::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let store = Arc::new(runtime.block_on(Store::open(config)).unwrap());
+        Arc::new(Metrics::new(Sources { store, told: Vec::new() }))
+    }
+
+    #[test]
+    fn ready_is_who_watches() {
+        let state = tempfile::tempdir().unwrap();
+        let metrics = metrics(state.path());
+        assert!(metrics.sick().is_none() && metrics.unready().is_some());
+        metrics.arm(true);
+        assert_eq!((metrics.sick(), metrics.unready()), (None, None));
+        metrics.arm(false);
+        assert!(metrics.sick().is_none() && metrics.unready().is_some());
+    }
+
+    #[test]
+    fn events_are_counted_by_what_they_say() {
+        let state = tempfile::tempdir().unwrap();
+        let (metrics, mut last) = (metrics(state.path()), OfSystem::default());
+        let event = |event_kind, error_type: &str| Event {
+            event_kind,
+            error_type: error_type.into(),
+            db_system_name: "postgresql".into(),
+            capture_lost_before: 7,
+            ..Event::default()
+        };
+        metrics.event(&event(EventKind::Statement, ""), &mut last);
+        metrics.event(&event(EventKind::Statement, "42P01"), &mut last);
+        metrics.event(&event(EventKind::Loss, "ring_full"), &mut last);
+        metrics.event(&event(EventKind::Blind, "tls"), &mut last);
+        let text = metrics.text();
+        for line in [
+            "weir_statements_total{system=\"postgresql\"} 2",
+            "weir_events_total{kind=\"statement\"} 2",
+            "weir_losses_total{stage=\"kernel\",reason=\"ring_full\"} 1",
+            "weir_lost_bytes_total{stage=\"kernel\",reason=\"ring_full\"} 7",
+            "weir_blind_connections_total{cause=\"tls\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_an_error_not_the_end() {
+        let state = tempfile::tempdir().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert!(server::Server::start(address, metrics(state.path())).is_err());
+    }
+}
