@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 use crate::event::Event;
 
 mod canonical; // event -> bytes that are hashed, and back
+mod line; // a line of JSON -> bytes that are hashed
 mod proof; // the head of a chain -> signed statements
 mod keyring; // signed statements -> what receipts must be
 mod audit; // receipts as they are read back -> whole, or what is wrong
@@ -42,6 +43,7 @@ mod audit; // receipts as they are read back -> whole, or what is wrong
 pub use audit::{Auditor, Fault, Finding, Link, Receipt, Verifier};
 pub use canonical::{Code, FIELDS, canonical, decode, length, normalize};
 pub use keyring::{Doubt, Keyring, Mark, Seals, Suspect, Trust};
+pub use line::{Line, line};
 pub use proof::{Checkpoint, Hex, Key, KeyId, Proof, Proofs, SigningKey, Stub, key_id};
 
 /// Separates these hashes from every other use of SHA-256.

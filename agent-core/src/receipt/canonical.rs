@@ -305,6 +305,9 @@ macro_rules! fields {
         /// Names of the fields in the canonical bytes, in order: those of the event and of the ClickHouse columns.
         pub static FIELDS: [&str; SHAPES.len()] = [$(stringify!($field)),*];
 
+        /// How many there are.
+        pub(super) const COUNT: usize = SHAPES.len();
+
         const SHAPES: &[Shape] = &[$(shape(|event| &event.$field)),*];
     };
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_core::event::Event;
-use agent_core::receipt::{Fault, Link, Proofs, Receipt, canonical};
+use agent_core::receipt::{self, Fault, Line, Link, Proofs, Receipt, canonical};
 use anyhow::Context as _;
 
 use super::{Chains, Court, Known, Report, workers};
@@ -60,13 +60,24 @@ pub(super) type Links = Result<(Vec<(Arc<str>, Link)>, usize), (usize, serde_jso
 /// Hashes the events of some whole lines.
 pub fn links(lines: &[u8]) -> Links {
     let (mut found, mut bytes, mut written) = (Vec::new(), Vec::new(), Vec::new());
-    let mut number = 0;
+    let (mut number, mut agent) = (0, Arc::<str>::from(""));
     for line in lines.split_inclusive(|&b| b == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         number += 1;
         if line.is_empty() {
             continue;
         }
+        bytes.clear();
+        if let Some(read) = receipt::line(line, &mut bytes) {
+            if *agent != *read.agent_id {
+                agent = read.agent_id.into();
+            }
+            let Line { event_id, sequence, previous_hash, hash, .. } = read;
+            let receipt = Receipt { sequence, previous_hash, hash, canonical: &bytes };
+            found.push((Arc::clone(&agent), Link::of(&receipt, event_id)));
+            continue;
+        }
+        // Not written as weir writes it: is it an event at all, and what does it say?
         let event: Event = serde_json::from_slice(line).map_err(|error| (number - 1, error))?;
         bytes.clear();
         canonical(&event, &mut bytes);

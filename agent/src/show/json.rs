@@ -201,6 +201,8 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
         b'\n' => out.extend_from_slice(b"\\n"),
         b'\r' => out.extend_from_slice(b"\\r"),
         b'\t' => out.extend_from_slice(b"\\t"),
+        0x08 => out.extend_from_slice(b"\\b"),
+        0x0c => out.extend_from_slice(b"\\f"),
         _ => {
             out.extend_from_slice(b"\\u00");
             out.push(DIGITS[usize::from(byte >> 4)]);
