@@ -11,7 +11,7 @@ pub mod syslog; // signal -> RFC 5424
 pub mod otlp; // signal -> OTLP logs in JSON
 pub mod ocsf; // signal -> OCSF Datastore Activity
 mod deliver; // worded signals -> receiver, until it takes them
-mod http; // body -> HTTP(S)
+pub(crate) mod http; // body -> HTTP(S)
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

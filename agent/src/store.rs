@@ -7,7 +7,6 @@ mod chain; // the head of the receipt chain on disk
 pub mod key; // the signing key on disk
 mod notary; // the head of the chain -> signed checkpoints
 mod anchor; // checkpoints -> a place outside
-mod post; // a text -> a POST
 mod retention; // old receipts -> stubs
 mod row; // one row of a small table -> a Native block
 mod spool; // blocks -> files until ClickHouse has them

@@ -441,7 +441,7 @@ mod tests {
             {"key": "k", "value": "v\"\\\u{0}\u{7f}\u{2028}'", "source": "s/t", "confidence": 100},
             {"key": "", "value": "", "source": "", "confidence": 0}
         ]);
-        full["db_query_parameters"] = vec!["", "x\ty"].repeat(100).into();
+        full["db_query_parameters"] = ["", "x\ty"].repeat(100).into();
         serde_json::from_value(full.into()).unwrap()
     }
 

@@ -91,3 +91,44 @@ impl Post {
         Err(if again { Failure::Again(text, after.map(Duration::from_secs)) } else { Failure::Refused(text) })
     }
 }
+
+/// The same for a thread of its own that may wait, as an anchor's.
+pub(crate) struct Blocking {
+    runtime: tokio::runtime::Runtime,
+    post: Post,
+}
+
+impl Blocking {
+    /// For an address that takes JSON.
+    pub(crate) fn new(url: &str) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let post = Post::new(url, None, "application/json").map_err(std::io::Error::other)?;
+        Ok(Self { runtime, post })
+    }
+
+    /// Posts a body and waits until it is taken, or not.
+    pub(crate) fn send(&self, body: String) -> std::io::Result<()> {
+        match self.runtime.block_on(self.post.send(body.into())) {
+            Ok(()) => Ok(()),
+            Err(Failure::Again(why, _) | Failure::Refused(why)) => Err(std::io::Error::other(why)),
+        }
+    }
+}
+
+/// The part of an address that may be shown: nothing before its host, nothing behind.
+pub(crate) fn shown(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    host.rsplit_once('@').map_or(host, |(_, host)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_an_address_are_not_shown() {
+        assert_eq!(shown("https://user:pass@hooks.example:8443/T0/B0?key=x"), "hooks.example:8443");
+        assert_eq!(shown("hooks.example"), "hooks.example");
+    }
+}

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use agent_core::receipt::Proof;
 
+use crate::signals::http::{Blocking, shown};
+
 /// Lines that wait at most.
 const QUEUE: usize = 1024;
 /// Pause before the first repetition, and the longest.
@@ -35,7 +37,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
             // Whatever is secret in an address stands before its host or behind its path.
-            Self::Url(url) => f.write_str(super::post::shown(url)),
+            Self::Url(url) => f.write_str(shown(url)),
         }
     }
 }
@@ -112,7 +114,7 @@ impl Drop for Anchor {
 
 fn tell(place: &Place, queue: &Queue) {
     let mut failures = 0u32;
-    let mut poster = super::post::Poster::default();
+    let mut poster = None;
     let mut inner = queue.inner.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         // A file takes all that waits at once.
@@ -132,7 +134,7 @@ fn tell(place: &Place, queue: &Queue) {
         }
         let told = match place {
             Place::File(path) => append(path, &lines),
-            Place::Url(url) => poster.post(url, "application/json", lines.trim_end()),
+            Place::Url(url) => post(&mut poster, url, lines.trim_end()),
         };
         inner = queue.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match told {
@@ -162,6 +164,15 @@ fn tell(place: &Place, queue: &Queue) {
             }
         }
     }
+}
+
+/// Keeps its connection.
+fn post(poster: &mut Option<Blocking>, url: &str, line: &str) -> std::io::Result<()> {
+    let made = match poster.take() {
+        Some(made) => made,
+        None => Blocking::new(url)?,
+    };
+    poster.insert(made).send(line.to_owned())
 }
 
 fn append(path: &Path, lines: &str) -> std::io::Result<()> {
