@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+pub mod catalog;
 pub mod clickhouse;
 pub mod database; // arguments of those that read the store
 pub mod doctor;
@@ -47,6 +48,7 @@ enum Command {
     Replay(replay::Args),
     Explain(explain::Args),
     Policy(policy::Args),
+    Catalog(catalog::Args),
     Clickhouse(clickhouse::Args),
     Verify(verify::Args),
     Key(key::Args),
@@ -70,6 +72,7 @@ impl Cli {
             Command::Replay(args) => args.run(),
             Command::Explain(args) => args.run(),
             Command::Policy(args) => args.run(),
+            Command::Catalog(args) => args.run(),
             Command::Clickhouse(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Key(args) => args.run(),

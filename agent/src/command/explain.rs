@@ -2,12 +2,15 @@
 
 use std::io::Read as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use agent_core::event::DataClass;
 use agent_core::policy::nearest;
 use agent_core::sensitive::Catalog;
 use agent_core::sql::{Dialect, Effect, Relation, Text, Texts};
 use serde::{Deserialize, Serialize};
+
+use super::values;
 
 /// Say what a statement does: operation, effects, relations, whether it is bounded, its fingerprint.
 #[derive(clap::Args)]
@@ -25,6 +28,9 @@ pub struct Args {
     /// Read lines of JSON, write lines of JSON
     #[arg(long, conflicts_with = "text")]
     jsonl: bool,
+    /// Which columns hold sensitive data, beyond what names and values tell: see `weir catalog`
+    #[arg(long, value_name = "FILE", value_parser = values::catalog)]
+    catalog: Option<Arc<Catalog>>,
     /// The statements; without any, standard input is one text
     #[arg(value_name = "STATEMENT")]
     text: Vec<String>,
@@ -61,8 +67,8 @@ struct Answer<'a> {
     data_classes: &'a [DataClass],
 }
 
-impl<'a> From<&'a Text> for Answer<'a> {
-    fn from(text: &'a Text) -> Self {
+impl<'a> Answer<'a> {
+    fn new(text: &'a Text, catalog: &Catalog) -> Self {
         let analysis = text.analysis();
         Answer {
             statement_effects: &analysis.statement_effects,
@@ -72,16 +78,17 @@ impl<'a> From<&'a Text> for Answer<'a> {
             db_operation_name: &analysis.db_operation_name,
             db_query_summary: &analysis.db_query_summary,
             db_query_fingerprint: &analysis.db_query_fingerprint,
-            data_classes: text.data_classes(&Catalog::default()),
+            data_classes: text.data_classes(catalog),
         }
     }
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let catalog = self.catalog.unwrap_or_default();
         let mut out = std::io::stdout().lock();
         let done = if self.jsonl {
-            lines(self.dialect, std::io::stdin().lock(), &mut out)
+            lines(self.dialect, &catalog, std::io::stdin().lock(), &mut out)
         } else {
             let mut texts = self.text;
             if texts.is_empty() {
@@ -93,7 +100,7 @@ impl Args {
             texts
                 .iter()
                 .flat_map(|text| known.intern(self.dialect, text.as_bytes()).parts().to_vec())
-                .try_for_each(|part| describe(&part, &mut out))
+                .try_for_each(|part| describe(&part, &catalog, &mut out))
                 .map(|()| ExitCode::SUCCESS)
         };
         match done {
@@ -107,6 +114,7 @@ impl Args {
 /// One line in, one line out.
 fn lines(
     default: Dialect,
+    catalog: &Catalog,
     input: impl std::io::BufRead,
     out: &mut impl std::io::Write,
 ) -> std::io::Result<ExitCode> {
@@ -123,7 +131,7 @@ fn lines(
             Ok(texts.intern(dialect, question.text.as_bytes()))
         });
         match asked {
-            Ok(text) => serde_json::to_writer(&mut *out, &Answer::from(&*text))?,
+            Ok(text) => serde_json::to_writer(&mut *out, &Answer::new(&text, catalog))?,
             Err(error) => {
                 code = ExitCode::FAILURE;
                 let error =
@@ -138,7 +146,7 @@ fn lines(
 }
 
 /// For people.
-fn describe(text: &Text, out: &mut impl std::io::Write) -> std::io::Result<()> {
+fn describe(text: &Text, catalog: &Catalog, out: &mut impl std::io::Write) -> std::io::Result<()> {
     let analysis = text.analysis();
     let effects: Vec<&str> = analysis.statement_effects.iter().map(|effect| effect.name()).collect();
     writeln!(out, "{}", analysis.redacted)?;
@@ -149,7 +157,7 @@ fn describe(text: &Text, out: &mut impl std::io::Write) -> std::io::Result<()> {
         let access = format!("{:?}", relation.access).to_lowercase();
         writeln!(out, "  {label:<12} {} ({access})", relation.name)?;
     }
-    for (i, data) in text.data_classes(&Catalog::default()).iter().enumerate() {
+    for (i, data) in text.data_classes(catalog).iter().enumerate() {
         let label = if i == 0 { "data" } else { "" };
         writeln!(out, "  {label:<12} {} ({})", data.column, data.class)?;
     }
@@ -175,7 +183,7 @@ mod tests {
 nonsense
 {"dialect":"mysql","text":"TRUNCATE `t`"}"#;
         let mut out = Vec::new();
-        let code = lines(Dialect::Postgresql, &input[..], &mut out).unwrap();
+        let code = lines(Dialect::Postgresql, &Catalog::default(), &input[..], &mut out).unwrap();
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
         let out: Vec<serde_json::Value> = out
             .split(|&b| b == b'\n')
@@ -220,7 +228,8 @@ nonsense
                 .map(|case| serde_json::json!({"dialect": dialect, "text": case["text"]}).to_string())
                 .collect();
             let mut out = Vec::new();
-            lines(Dialect::Postgresql, questions.join("\n").as_bytes(), &mut out).unwrap();
+            lines(Dialect::Postgresql, &Catalog::default(), questions.join("\n").as_bytes(), &mut out)
+                .unwrap();
             let answers: Vec<serde_json::Value> = out
                 .split(|&b| b == b'\n')
                 .filter(|l| !l.is_empty())

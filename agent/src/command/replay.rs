@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::event::Event;
+use agent_core::sensitive::Catalog;
 use agent_core::sql::Redaction;
 use anyhow::Context as _;
 
@@ -44,6 +45,9 @@ pub struct Args {
     /// What is taken out of texts and parameters: literals, sensitive or none
     #[arg(long, default_value = "literals", value_parser = values::redaction)]
     redact: Redaction,
+    /// Which columns hold sensitive data, beyond what names and values tell: see `weir catalog`
+    #[arg(long, value_name = "FILE", value_parser = values::catalog)]
+    catalog: Option<Arc<Catalog>>,
     /// Store the events in this ClickHouse, print nothing
     #[arg(long, value_name = "URL")]
     store: Option<String>,
@@ -58,7 +62,9 @@ impl Args {
     }
 
     fn recorder(&self, agent_id: &str) -> Recorder {
-        Recorder::new(agent_id, &session::host_name(), self.redact)
+        let mut recorder = Recorder::new(agent_id, &session::host_name(), self.redact);
+        recorder.catalog = self.catalog.clone().unwrap_or_default();
+        recorder
     }
 
     /// Reads all files; a file that cannot be read is said, and the others are read all the same.

@@ -11,11 +11,10 @@ use std::time::{Duration, SystemTime};
 use agent_core::event::{Event, EventKind};
 use agent_core::policy::Policies;
 use agent_core::segment::{Endpoint, Nanos};
-use agent_core::sensitive::Catalog;
 use anyhow::Context as _;
 
 use super::session;
-use super::values::PortHint;
+use super::values::{self, PortHint};
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::habits::Habits;
@@ -77,7 +76,9 @@ impl Args {
 
         let mut recorder = Recorder::new(&agent_id, &host, config.redaction.default);
         recorder.redaction_by_database.clone_from(&config.redaction.databases);
-        recorder.catalog = Arc::new(catalog(config.catalog.as_deref())?);
+        if let Some(file) = &config.catalog {
+            recorder.catalog = values::catalog(&file.to_string_lossy()).map_err(anyhow::Error::msg)?;
+        }
         let texts = Arc::clone(&store);
         let signals = Rc::new(RefCell::new(start_signals(&config)?));
         signals.borrow().rules(&rules.policies());
@@ -254,17 +255,6 @@ fn gate(state: &Path, engine: Option<&Supervisor>) -> anyhow::Result<Gate> {
         gate.spare_endpoint(Endpoint { address: address.ip(), port: address.port() });
     }
     Ok(gate)
-}
-
-/// Reads the declared columns; all that is wrong with them is said at once.
-fn catalog(file: Option<&Path>) -> anyhow::Result<Catalog> {
-    let Some(file) = file else { return Ok(Catalog::default()) };
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read {}; set another `catalog`, or none", file.display()))?;
-    Catalog::read(&file.display().to_string(), &text).map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("{}", problems.join("; "))
-    })
 }
 
 /// The embedded engine, as a child process that is looked after.

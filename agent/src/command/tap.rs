@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_core::event::Event;
+use agent_core::sensitive::Catalog;
 use agent_core::sql::Redaction;
 
 use super::session;
@@ -42,6 +43,9 @@ pub struct Args {
     /// What is taken out of texts and parameters: literals, sensitive or none
     #[arg(long, default_value = "literals", value_parser = values::redaction)]
     redact: Redaction,
+    /// Which columns hold sensitive data, beyond what names and values tell: see `weir catalog`
+    #[arg(long, value_name = "FILE", value_parser = values::catalog)]
+    catalog: Option<Arc<Catalog>>,
     /// Size of the kernel's ring buffer in KiB (a power of two)
     #[arg(long, value_name = "KIB", default_value = "65536", value_parser = values::ring_kib)]
     ring: u32,
@@ -62,7 +66,8 @@ impl Args {
 
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let host = session::host_name();
-        let recorder = Recorder::new(&host, &host, self.redact);
+        let mut recorder = Recorder::new(&host, &host, self.redact);
+        recorder.catalog = self.catalog.clone().unwrap_or_default();
         let ports = self.port.iter().map(|hint| (hint.port, hint.protocol)).collect();
         let taps = session::Taps { ports, tls: !self.no_tls, ..session::Taps::default() };
         let ring = self.ring << 10;

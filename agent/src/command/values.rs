@@ -1,6 +1,9 @@
 //! Text of an argument -> its value, with errors that name what would have been right.
 
+use std::sync::Arc;
+
 use agent_core::protocol::PROTOCOLS;
+use agent_core::sensitive::Catalog;
 use agent_core::sql::Redaction;
 
 /// `N=PROTOCOL`: what a server port speaks.
@@ -41,6 +44,16 @@ pub fn redaction(name: &str) -> Result<Redaction, String> {
         "none" => Ok(Redaction::None),
         _ => Err("it is one of: literals, sensitive, none".into()),
     }
+}
+
+/// A file with declared columns; all that is wrong with it is said at once.
+pub fn catalog(file: &str) -> Result<Arc<Catalog>, String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read the catalogue {file}: {error}"))?;
+    Catalog::read(file, &text).map(Arc::new).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        problems.join("; ")
+    })
 }
 
 /// Size of the kernel's ring in KiB: the kernel takes powers of two of at least a page.
