@@ -26,7 +26,7 @@ static MIGRATIONS: &[Migration] = migrations! {
 /// What only makes things cheaper, tried once: a ClickHouse that does not know a setting goes on without it.
 ///
 /// Merging is most of what a row costs. With a base of 10 in place of 5 a merge takes more parts at once, so a row is
-/// written again half as often; measured at 14,000 rows a second: 5.2 microseconds of CPU a row in place of 8.3.
+/// written again half as often: 5.4 microseconds of CPU a row in place of 8.5, over 30 inserts of 14,000 rows.
 static TUNING: &[&str] = &["ALTER TABLE events MODIFY SETTING merge_selector_base = 10"];
 
 /// The version that this agent writes.
