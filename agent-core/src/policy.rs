@@ -16,12 +16,14 @@ use std::sync::Arc;
 use crate::event::Disposition;
 use crate::sql::{Access, Effect};
 
+mod approval; // who may release what is held, until when
 mod condition; // how often, and whether for the first time
 mod glob; // pattern + name -> does it match
 mod index; // rules -> the few that can match
 mod read; // YAML -> rules
 mod schedule; // time -> does a rule hold
 
+pub use approval::{Approval, OnTimeout, TTL};
 pub use condition::{Amount, Per, Rate, Unusual};
 pub use glob::Glob;
 pub(crate) use index::Ranking;
@@ -195,6 +197,8 @@ pub struct Policy {
     pub action: Action,
     /// What it does where the statement was not understood in full and may or may not match. Alert where not said.
     pub on_unknown: Action,
+    /// On which terms a statement that it holds may go on: of rules that ask for approval, and only of them.
+    pub approval: Option<Approval>,
     /// What the client, or the one who reads the alert, is told.
     pub message: Arc<str>,
 }
@@ -332,6 +336,11 @@ impl Policies {
     /// All rules, in the order of their files.
     pub fn iter(&self) -> impl Iterator<Item = &Policy> {
         self.all.iter().map(|policy| &**policy)
+    }
+
+    /// The rule of that name, which is how verdicts and events call it.
+    pub fn named(&self, name: &str) -> Option<&Policy> {
+        self.iter().find(|policy| &*policy.name == name)
     }
 
     /// How many there are.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{Action, AgentMatch, Glob, Match, Mode, Policy, Problem, RelationMatch, Source};
 use crate::sql::{Access, Effect};
 
+mod approval; // who may release what is held
 mod conditions; // how often, for the first time, when
 
 /// Where a policy begins.
@@ -294,7 +295,7 @@ impl Reader<'_> {
             self.enforceable(node, action, mode, "spec.onUnknown");
             Some(action)
         });
-        self.approval(&fields, action);
+        let approval = self.approval(&fields, [action, on_unknown]);
         let message = field(&fields, "message").and_then(|node| self.text(node, "spec.message"));
         Some(Policy {
             number: 0,
@@ -308,6 +309,7 @@ impl Reader<'_> {
             except,
             action: action?,
             on_unknown: on_unknown.unwrap_or(Action::Alert),
+            approval,
             message: message.unwrap_or_default().into(),
         })
     }
@@ -319,34 +321,6 @@ impl Reader<'_> {
                 node,
                 format!("{what}: '{name}' cannot be enforced by this build; use 'kill' or 'alert', or mode 'monitor'"),
             );
-        }
-    }
-
-    /// Checks what belongs to `require_approval`, which is recorded in monitor mode only so far.
-    fn approval(&mut self, fields: &Fields<'_>, action: Option<Action>) {
-        if let Some(node) = field(fields, "onTimeout") {
-            self.word(node, "spec.onTimeout", &[("deny", ()), ("allow", ())]);
-        }
-        if let Some(node) = field(fields, "approval") {
-            let inner = self.fields(node, "spec.approval", &["groups", "ttl", "singleUse"]);
-            if let Some(groups) = field(&inner, "groups") {
-                for group in self.list(groups, "spec.approval.groups") {
-                    self.text(group, "spec.approval.groups");
-                }
-            }
-            if let Some(ttl) = field(&inner, "ttl") {
-                self.duration(ttl, "spec.approval.ttl");
-            }
-            if let Some(single) = field(&inner, "singleUse") {
-                self.boolean(single, "spec.approval.singleUse");
-            }
-        }
-        for name in ["onTimeout", "approval"] {
-            if let Some(node) = field(fields, name)
-                && action.is_some_and(|action| action != Action::RequireApproval)
-            {
-                self.problem(node, format!("spec.{name} belongs to action 'require_approval' only"));
-            }
         }
     }
 

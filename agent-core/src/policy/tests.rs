@@ -90,6 +90,9 @@ spec:
     assert_eq!(policy.matching.unbounded, Some(true));
     assert_eq!(policy.except.len(), 1);
     assert_eq!(policy.action, Action::RequireApproval);
+    let terms = policies.named("no-unbounded-writes").and_then(|policy| policy.approval.as_ref()).unwrap();
+    assert_eq!(*terms, Approval { groups: ["dba".into()].into(), ..Approval::default() });
+    assert_eq!((terms.ttl, policies.named("another").is_none()), (std::time::Duration::from_mins(30), true));
     assert_eq!(policy.version.len(), 12);
     // The version is the rule's, not the file's; and it follows the text.
     let other = format!(
@@ -100,6 +103,45 @@ spec:
     let changed = text.replace("30m", "31m");
     let changed = Policies::load(&[Source { file: "p.yaml", text: &changed }]).unwrap();
     assert_ne!(changed.iter().next().unwrap().version, policy.version);
+}
+
+#[test]
+fn the_terms_of_an_approval() {
+    let spec =
+        |spec: &str| format!("kind: DatabasePolicy\nmetadata: {{name: a}}\nspec: {{match: {{}}, {spec}}}\n");
+    let read = |text: &str| {
+        let policies = Policies::load(&[Source { file: "p.yaml", text: &spec(text) }]).unwrap();
+        policies.named("a").unwrap().approval.clone()
+    };
+    assert_eq!(read("action: block"), None);
+    assert_eq!(read("action: require_approval"), Some(Approval::default()));
+    assert_eq!(
+        read(
+            "action: block, onUnknown: require_approval, onTimeout: allow, \
+             approval: {groups: [dba, \"on call\"], ttl: 90s, singleUse: false}"
+        ),
+        Some(Approval {
+            groups: ["dba".into(), "on call".into()].into(),
+            ttl: std::time::Duration::from_secs(90),
+            single_use: false,
+            on_timeout: OnTimeout::Allow,
+        })
+    );
+    assert_eq!(
+        problems(&spec(
+            "action: require_approval, onTimeout: alow, approval: {group: dba, ttl: 0s, singleUse: 1}"
+        )),
+        [
+            "p.yaml:3:56: spec.onTimeout cannot be 'alow'; did you mean 'allow'?",
+            "p.yaml:3:73: spec.approval has no field 'group'; did you mean 'groups'?",
+            "p.yaml:3:90: spec.approval.ttl must be longer than nothing",
+            "p.yaml:3:105: spec.approval.singleUse must be true or false",
+        ]
+    );
+    assert_eq!(
+        problems(&spec("action: block, approval: {groups: [dba]}")),
+        ["p.yaml:3:44: spec.approval belongs to a rule that does 'require_approval' only"]
+    );
 }
 
 #[test]
