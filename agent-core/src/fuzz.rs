@@ -3,6 +3,7 @@
 
 use crate::connection::Connection;
 use crate::exchange::{Blindness, Loss, Session, Statement};
+use crate::mask::Flow;
 use crate::protocol::Sink;
 use crate::segment::{Flags, Nanos, Segment, Side};
 use crate::sql::{Dialect, Texts};
@@ -186,18 +187,55 @@ pub fn sql(data: &[u8]) {
     let _ = whole.analysis();
 }
 
+/// A gated PostgreSQL session, both directions cut at will: without a plan every byte passes, and with one the cuts
+/// make no difference.
+pub fn mask(data: &[u8]) {
+    let Some((&mode, data)) = data.split_first() else { return };
+    let plan = std::sync::Arc::new(crate::mask::Plan::new([], std::sync::Arc::default()));
+    let plan = (mode & 1 == 1).then_some(&plan);
+    let [mut whole, mut torn] = [0; 2].map(|_| crate::mask::open("postgresql").expect("it has one"));
+    for (control, bytes) in records(data) {
+        let pieces = bytes.chunks(usize::from(control >> 1).max(1));
+        if control & 1 == 0 {
+            if let Some(plan) = plan {
+                let _ = whole.check(bytes, plan);
+            }
+            let in_pieces = pieces.map(|piece| torn.request(piece, plan)).find(Result::is_err);
+            if whole.request(bytes, plan).is_err() || in_pieces.is_some() {
+                return;
+            }
+            continue;
+        }
+        let answer = |masker: &mut dyn crate::mask::Mask, bytes: &[u8]| {
+            let mut out = Vec::new();
+            let flow = masker.answer(bytes, &mut out)?;
+            assert!(flow == Flow::Rewritten || out.is_empty(), "as it is, and something else too");
+            assert!(plan.is_some() || flow == Flow::AsIs, "changed without a plan");
+            Ok::<_, crate::mask::Unmaskable>(if flow == Flow::AsIs { bytes.to_vec() } else { out })
+        };
+        let in_pieces: Result<Vec<_>, _> = pieces.map(|piece| answer(&mut *torn, piece)).collect();
+        match (answer(&mut *whole, bytes), in_pieces.map(|pieces| pieces.concat())) {
+            (Ok(whole), Ok(in_pieces)) => assert_eq!(whole, in_pieces, "the cuts show"),
+            (Err(one), Err(other)) => return assert_eq!(one, other, "the cuts show"),
+            _ => panic!("the cuts show"),
+        }
+    }
+    assert_eq!(whole.masked(), torn.masked(), "the cuts show");
+}
+
 #[cfg(test)]
 mod tests {
     /// Runs every body over its kept corpus, so that a finding stays found.
     #[test]
     fn the_kept_corpus() {
         let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        let bodies = ["postgresql", "connection", "stream", "sql"];
+        let bodies = ["postgresql", "connection", "stream", "sql", "mask"];
         for name in bodies {
             let body = match name {
                 "postgresql" => super::postgresql,
                 "connection" => super::connection,
                 "stream" => super::stream,
+                "mask" => super::mask,
                 _ => super::sql,
             };
             let mut inputs = 0;

@@ -8,6 +8,7 @@ pub mod event; // everything known about it, as one flat record
 pub mod exchange; // request + answer -> one statement with its outcome
 pub mod identity; // claims -> who
 pub mod judge; // (policy, statement, identity) -> verdict
+pub mod mask; // both directions of a session -> answers with sensitive values masked
 pub mod policy; // files -> typed rules
 pub mod protocol; // the trait, the table of databases, detection
 pub mod reader; // a cursor that cannot see past its frame

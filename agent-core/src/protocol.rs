@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::exchange::{Blindness, Loss, Session, Statement, Ticket};
+use crate::mask::Mask;
 use crate::segment::{Nanos, Side};
 use crate::sql::{Dialect, Texts};
 
@@ -152,6 +153,8 @@ pub struct Entry {
     pub title: fn(&str, u16) -> Option<Titled>,
     /// Makes a parser for one connection.
     pub open: fn(Start) -> Box<dyn Protocol>,
+    /// Makes a masker for one session, where answers can be masked.
+    pub mask: Option<fn() -> Box<dyn Mask>>,
 }
 
 /// Every database that weir reads. Adding one is a file and a row here.

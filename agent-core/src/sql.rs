@@ -15,6 +15,7 @@ mod condition; // condition -> does it keep rows out
 mod draft; // findings -> analysis
 mod feed; // our tokens -> syntax tree
 mod function; // function and setting names -> effects
+pub(crate) mod lineage; // statement -> where the columns of its result come from
 mod query; // syntax tree -> findings
 mod scan; // tokens that nothing understands -> findings
 pub mod shape; // tokens -> key, redacted text, fingerprint

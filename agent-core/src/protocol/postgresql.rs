@@ -6,6 +6,7 @@ mod answer; // what the server sends
 mod boundary; // where a message begins in a stream of unknown alignment
 mod command; // statements that change the session
 mod frames; // pieces -> whole messages
+mod mask; // a gated session's answers with sensitive values masked
 mod machine; // the session: what waits for an answer, what is known by name
 mod parameters; // Bind -> values
 mod prepared; // names of statements and portals
@@ -33,6 +34,7 @@ pub(super) const ENTRY: Entry = Entry {
     detect,
     title: title::read,
     open: |start| Box::new(Postgresql::new(start)),
+    mask: Some(|| Box::new(mask::Masker::default())),
 };
 
 fn detect(first: &First<'_>) -> Guess {
