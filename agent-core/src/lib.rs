@@ -3,6 +3,7 @@
 //! The modules stand in the order in which a statement flows through them.
 #![forbid(unsafe_code)]
 
+pub mod approval; // what is held + who says so -> whether it goes on
 pub mod connection; // both directions of one connection -> protocol -> sink
 pub mod event; // everything known about it, as one flat record
 pub mod exchange; // request + answer -> one statement with its outcome
