@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+pub mod approve; // pending, approve, deny
 pub mod catalog;
 pub mod clickhouse;
 pub mod database; // arguments of those that read the store
 pub mod doctor;
 pub mod explain;
 pub mod key;
+pub mod operate; // kill, gate
 pub mod policy;
 pub mod replay;
 pub mod report;
@@ -32,6 +34,7 @@ pub mod verify;
     after_help = "Examples:
   weir tap                      watch every statement on this host
   weir run                      the agent, with the embedded ClickHouse
+  weir pending                  held statements that wait for somebody to approve them
   weir doctor                   what this host supports, and what stays blind
   weir explain 'DELETE FROM t'  what a statement does
   weir completions bash         shell completion"
@@ -48,6 +51,11 @@ enum Command {
     Replay(replay::Args),
     Explain(explain::Args),
     Policy(policy::Args),
+    Pending(approve::Pending),
+    Approve(approve::Approve),
+    Deny(approve::Deny),
+    Kill(operate::Kill),
+    Gate(operate::Gate),
     Catalog(catalog::Args),
     Clickhouse(clickhouse::Args),
     Verify(verify::Args),
@@ -72,6 +80,11 @@ impl Cli {
             Command::Replay(args) => args.run(),
             Command::Explain(args) => args.run(),
             Command::Policy(args) => args.run(),
+            Command::Pending(args) => args.run(),
+            Command::Approve(args) => args.run(),
+            Command::Deny(args) => args.run(),
+            Command::Kill(args) => args.run(),
+            Command::Gate(args) => args.run(),
             Command::Catalog(args) => args.run(),
             Command::Clickhouse(args) => args.run(),
             Command::Verify(args) => args.run(),

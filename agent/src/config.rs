@@ -8,6 +8,7 @@ use agent_core::sql::Redaction;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::approve;
 use crate::command::values;
 use crate::pipeline::unix::Want;
 use crate::signals::settings::Sink;
@@ -64,6 +65,8 @@ pub struct Config {
     pub gate: Gate,
     /// Who is told of alerts and acts.
     pub signals: Vec<Sink>,
+    /// How people decide about what is held, besides `weir approve`.
+    pub approvals: approve::Settings,
     /// Where the agent can be asked.
     pub listen: Listen,
 }
@@ -154,7 +157,7 @@ pub struct Gate {
 pub struct Listen {
     /// Prometheus metrics, `/healthz` and `/readyz`; empty: nowhere.
     pub metrics: String,
-    /// Control socket. Accepted, not used yet.
+    /// Unix socket for `weir pending`, `approve`, `deny`, `kill` and `gate`; empty: none.
     pub control: PathBuf,
 }
 
@@ -180,6 +183,7 @@ impl Default for Config {
             retention: Retention::default(),
             gate: Gate::default(),
             signals: Vec::new(),
+            approvals: approve::Settings::default(),
             listen: Listen::default(),
         }
     }
@@ -216,7 +220,7 @@ impl Default for Listen {
 }
 
 /// Keys of the contract that this version accepts and does not use.
-pub const UNUSED: [&str; 3] = ["identity", "gate", "listen.control"];
+pub const UNUSED: [&str; 2] = ["identity", "gate"];
 
 /// Maps whose keys are the user's own.
 const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];
@@ -306,6 +310,7 @@ impl Config {
         for (number, sink) in self.signals.iter().enumerate() {
             sink.check(&format!("signals[{number}]"), errors);
         }
+        self.approvals.check(errors);
         if !self.listen.metrics.is_empty() && self.listen.metrics.parse::<std::net::SocketAddr>().is_err() {
             let given = &self.listen.metrics;
             errors.push(format!("listen.metrics: `{given}` is no address; write e.g. 127.0.0.1:9108"));
@@ -474,6 +479,30 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
         // What is printed can be read again, and holds no secret: it only says where they are.
         let again = load(&config.to_yaml(), &[]).unwrap().0;
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn approvals_are_checked_too() {
+        let error = load(
+            "approvals: {listen: here, url: 'https://u:p@weir.example', slack_file: /x, slack_env: HOOK, slack: z}",
+            &[],
+        )
+        .unwrap_err();
+        for part in [
+            "approvals.listen: `here` is no address",
+            "approvals.url: it holds a user",
+            "approvals: slack_file and slack_env are two chats",
+            "`approvals.slack` is no setting; the nearest one is `slack_env`",
+        ] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        assert!(load("approvals: {url: 'https://weir.example'}", &[]).is_err());
+        let (config, _) = load(
+            "approvals: {listen: '127.0.0.1:9110', url: 'https://weir.example', slack_file: /x}",
+            &[("WEIR_LISTEN_CONTROL", "")],
+        )
+        .unwrap();
+        assert_eq!((&*config.approvals.listen, config.listen.control), ("127.0.0.1:9110", PathBuf::new()));
     }
 
     #[test]

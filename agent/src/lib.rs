@@ -4,6 +4,8 @@ pub mod capture; // kernel or file -> segments and lifecycles
 pub mod identify; // process, container -> identity
 pub mod pipeline; // the only place where the stages meet
 pub mod gate; // verdict -> act
+pub mod approve; // what is held -> somebody who decides
+pub mod serve; // connections -> HTTP requests -> answers
 pub mod store; // events -> ClickHouse
 pub mod audit; // receipts -> whole, or what is wrong
 pub mod signals; // judged events -> somebody's attention

@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::approve::Counted;
 use crate::gate::{Done, Outcome};
 use crate::signals::Told;
 use crate::store::Store;
@@ -114,6 +115,8 @@ pub struct Sources {
     pub store: Arc<Store>,
     /// Receivers of signals.
     pub told: Vec<Told>,
+    /// Approvals, where somebody can be asked.
+    pub approvals: Option<Counted>,
 }
 
 impl Metrics {
@@ -158,6 +161,9 @@ impl Metrics {
         registry.register("policy_windows_forgotten", help, forgotten.clone());
         registry.register_collector(Box::new(collect::OfStore(Arc::clone(&sources.store))));
         registry.register_collector(Box::new(collect::OfSignals(sources.told)));
+        if let Some(approvals) = sources.approvals {
+            registry.register_collector(Box::new(collect::OfApprovals(approvals)));
+        }
         registry.register_collector(Box::new(collect::OfProcess));
         Self {
             registry: Mutex::new(registry),
@@ -300,7 +306,7 @@ mod tests {
         let config = Config { state: state.into(), url: "http://127.0.0.1:1".into(), ..Config::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let store = Arc::new(runtime.block_on(Store::open(config)).unwrap());
-        Arc::new(Metrics::new(Sources { store, told: Vec::new() }))
+        Arc::new(Metrics::new(Sources { store, told: Vec::new(), approvals: None }))
     }
 
     #[test]

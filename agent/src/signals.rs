@@ -10,7 +10,7 @@ pub mod webhook; // signal -> Slack's JSON
 pub mod syslog; // signal -> RFC 5424
 pub mod otlp; // signal -> OTLP logs in JSON
 pub mod ocsf; // signal -> OCSF Datastore Activity
-mod deliver; // worded signals -> receiver, until it takes them
+pub(crate) mod deliver; // worded signals -> receiver, until it takes them
 pub(crate) mod http; // body -> HTTP(S)
 
 use std::collections::HashMap;

@@ -155,8 +155,15 @@ fn rules_about_the_answer_and_the_past_act_and_are_told() -> Result<()> {
     );
     assert_eq!(of("weir_ring_bytes", &[]), 64 << 20);
     assert_eq!(of("weir_signals_dropped_total", &[]), 0);
+    assert_eq!(of("weir_approvals_total", &[("outcome", "approved")]), 0);
+    assert_eq!(metrics["samples"].to_string().matches("weir_approvals_pending").count(), 1, "{metrics}");
+    // The operator reaches the agent, and nobody waits for him.
+    let socket = agent.home().join("weir.sock");
+    let pending = Command::new(weir::binary()?).arg("pending").arg("--socket").arg(&socket).output()?;
+    assert!(pending.status.success() && pending.stdout.is_empty(), "{pending:?}: {}", agent.said());
 
     assert!(agent.stop()?.success(), "{}", agent.said());
+    assert!(!socket.exists(), "the control socket goes with the agent");
     assert!(get(&url("/readyz")).is_ok_and(|(status, _)| status == "000"), "nobody answers any more");
     let lines = fs::read_to_string(&ocsf)?;
     let classes: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;

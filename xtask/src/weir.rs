@@ -52,6 +52,8 @@ impl Weir {
     pub fn spawn(binary: &Path, scratch: Scratch, arguments: &[&str]) -> Result<Self> {
         let child = shell::server("TERM", binary)
             .args(arguments)
+            // Agents of other tests may be at work at the same time.
+            .env("WEIR_LISTEN_CONTROL", scratch.path().join("weir.sock"))
             .stdout(File::create(scratch.path().join("out"))?)
             .stderr(File::create(scratch.path().join("err"))?)
             .spawn()

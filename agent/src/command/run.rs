@@ -15,6 +15,7 @@ use anyhow::Context as _;
 
 use super::session;
 use super::values::{self, PortHint};
+use crate::approve::Approvals;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::habits::Habits;
@@ -82,8 +83,10 @@ impl Args {
         let texts = Arc::clone(&store);
         let signals = Rc::new(RefCell::new(start_signals(&config)?));
         signals.borrow().rules(&rules.policies());
-        let told = signals.borrow().told().cloned().collect();
-        let metrics = Arc::new(Metrics::new(Sources { store: Arc::clone(&store), told }));
+        let approvals = approvals(&config, &host)?;
+        let told = signals.borrow().told().cloned().chain(approvals.told()).collect();
+        let sources = Sources { store: Arc::clone(&store), told, approvals: Some(approvals.counted()) };
+        let metrics = Arc::new(Metrics::new(sources));
         let server = serve_metrics(&config, &metrics);
         let mut pipeline = Pipeline::new(recorder, rules.policies(), output(&store, &signals, &metrics));
         pipeline.gauges.ring_bytes = config.ring_bytes().unwrap_or(0).into();
@@ -109,6 +112,8 @@ impl Args {
         let mut untold = Untold::default();
         let captured = session::capture(ring, taps, Some(gate), &mut pipeline, &stop, |pipeline| {
             metrics.arm(true);
+            // An order that nobody carries out is told as that.
+            drop(approvals.orders());
             if looked.elapsed() >= Duration::from_secs(1) {
                 looked = std::time::Instant::now();
                 alive.beat();
@@ -167,6 +172,12 @@ fn start_signals(config: &Config) -> anyhow::Result<Signals> {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("{}", problems.join("; "))
     })
+}
+
+/// Those who decide about what is held. The pipeline looks for answers between batches: nobody has to wake it.
+fn approvals(config: &Config, host: &str) -> anyhow::Result<Approvals> {
+    let opened = config.approvals.open(&config.listen.control, &config.state, host)?;
+    Approvals::start(opened, Box::new(|| {})).context("cannot start the thread of approvals")
 }
 
 /// An address that is taken is no reason not to watch databases: it is said, and the agent goes on without.

@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::approve::Counted;
 use crate::signals::Told;
 use crate::store::Store;
 
@@ -18,6 +19,15 @@ pub(super) struct OfStore(pub(super) Arc<Store>);
 /// What became of signals, by receiver.
 #[derive(Debug)]
 pub(super) struct OfSignals(pub(super) Vec<Told>);
+
+/// What became of held statements.
+pub(super) struct OfApprovals(pub(super) Counted);
+
+impl std::fmt::Debug for OfApprovals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OfApprovals").finish_non_exhaustive()
+    }
+}
 
 /// What the agent takes of the host.
 #[derive(Debug)]
@@ -91,6 +101,21 @@ impl Collector for OfSignals {
         family(to, ("signals", "Signals sent, and events that became part of another's count"), &told)?;
         family(to, ("signal_retries", "Attempts to send a signal that were repeated"), &retries)?;
         family(to, ("signals_dropped", "Signals that were not sent, by reason"), &dropped)
+    }
+}
+
+impl Collector for OfApprovals {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Done {
+        let (waiting, counts, refused) = self.0.read();
+        let to = &mut encoder;
+        gauge(to, "approvals_pending", "Statements that wait for somebody to decide", waiting as f64)?;
+        let outcomes = counts.named().map(|(outcome, count)| ([("outcome", outcome)], count));
+        family(to, ("approvals", "Statements that were held for somebody to decide, by outcome"), &outcomes)?;
+        let refused: Vec<_> = refused.iter().map(|(reason, count)| ([("reason", *reason)], *count)).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        family(to, ("approval_refusals", "Decisions that did not count, by reason"), &refused)
     }
 }
 

@@ -11,16 +11,18 @@ pub fn cell(text: &str) -> String {
             out.push('…');
             break;
         }
-        // Controls, and those that turn the direction of a line around.
-        if c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
+        if is_obeyed(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
     out
+}
+
+/// Controls, and those that turn the direction of a line around.
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Lines of aligned columns under their heads; `right`: which columns hold numbers.

@@ -25,7 +25,7 @@ const OLD: Duration = Duration::from_mins(15);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a signal was not taken.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It may be another time, after so long where the receiver says so.
     Again(String, Option<Duration>),
     /// It never will.
@@ -123,45 +123,56 @@ impl Receiver {
 
     /// Tells one signal, however often it takes.
     async fn tell(&mut self, signal: &Signal) {
-        let (begun, mut pause, mut said) = (Instant::now(), SOON, false);
-        let tally = Arc::clone(&self.told.tally);
-        loop {
-            let name = &*self.told.name;
-            match self.way.send(signal).await {
-                Ok(()) => {
-                    tally.sent.fetch_add(1, Relaxed);
-                    if said {
-                        tracing::info!(receiver = name, "takes signals again");
-                    }
-                    return;
+        let mut attempts = Attempts::new(&self.told);
+        while attempts.again(self.way.send(signal).await).await {}
+    }
+}
+
+/// What is sent until it is taken, refused for good, or too old.
+pub(crate) struct Attempts<'a> {
+    told: &'a Told,
+    begun: Instant,
+    pause: Duration,
+    said: bool,
+}
+
+impl<'a> Attempts<'a> {
+    /// Before the first one.
+    pub(crate) fn new(told: &'a Told) -> Self {
+        Self { told, begun: Instant::now(), pause: SOON, said: false }
+    }
+
+    /// Counts what came of an attempt. True, after a pause, where there is to be another.
+    pub(crate) async fn again(&mut self, outcome: Result<(), Failure>) -> bool {
+        let Told { name, tally } = self.told;
+        let name = &**name;
+        match outcome {
+            Ok(()) => {
+                tally.sent.fetch_add(1, Relaxed);
+                if self.said {
+                    tracing::info!(receiver = name, "takes signals again");
                 }
-                Err(Failure::Refused(reason)) => {
-                    tracing::error!(receiver = name, reason, "a signal was refused and is dropped");
-                    tally.dropped_refused.fetch_add(1, Relaxed);
-                    return;
+                false
+            }
+            Err(Failure::Refused(reason)) => {
+                tracing::error!(receiver = name, reason, "a signal was refused and is dropped");
+                tally.dropped_refused.fetch_add(1, Relaxed);
+                false
+            }
+            Err(Failure::Again(reason, _)) if self.begun.elapsed() > OLD => {
+                tracing::error!(receiver = name, reason, "a signal was not taken in time and is dropped");
+                tally.dropped_gave_up.fetch_add(1, Relaxed);
+                false
+            }
+            Err(Failure::Again(reason, after)) => {
+                if !self.said {
+                    tracing::warn!(receiver = name, reason, "does not take signals: they are tried again");
+                    self.said = true;
                 }
-                Err(Failure::Again(reason, after)) => {
-                    if begun.elapsed() > OLD {
-                        tracing::error!(
-                            receiver = name,
-                            reason,
-                            "a signal was not taken in time and is dropped"
-                        );
-                        tally.dropped_gave_up.fetch_add(1, Relaxed);
-                        return;
-                    }
-                    if !said {
-                        tracing::warn!(
-                            receiver = name,
-                            reason,
-                            "does not take signals: they are tried again"
-                        );
-                        said = true;
-                    }
-                    tally.retries.fetch_add(1, Relaxed);
-                    tokio::time::sleep(after.unwrap_or(pause).min(LATE)).await;
-                    pause = (pause * 2).min(LATE);
-                }
+                tally.retries.fetch_add(1, Relaxed);
+                tokio::time::sleep(after.unwrap_or(self.pause).min(LATE)).await;
+                self.pause = (self.pause * 2).min(LATE);
+                true
             }
         }
     }

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER: usize = 64 << 10;
 
 /// One receiver's address.
-pub(super) struct Post {
+pub(crate) struct Post {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     authorization: Option<HeaderValue>,
@@ -28,7 +28,7 @@ pub(super) struct Post {
 }
 
 impl Post {
-    pub(super) fn new(url: &str, token: Option<&str>, content: &'static str) -> Result<Self, Problem> {
+    pub(crate) fn new(url: &str, token: Option<&str>, content: &'static str) -> Result<Self, Problem> {
         let uri: Uri = url.parse().map_err(|_| Problem("the URL is none".into()))?;
         if uri.host().is_none() || !["http", "https"].contains(&uri.scheme_str().unwrap_or_default()) {
             return Err(Problem("the URL begins with neither http:// nor https://".into()));
@@ -53,7 +53,7 @@ impl Post {
         })
     }
 
-    pub(super) async fn send(&self, body: Bytes) -> Result<(), Failure> {
+    pub(crate) async fn send(&self, body: Bytes) -> Result<(), Failure> {
         match tokio::time::timeout(PATIENCE, self.attempt(body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::Again(format!("no answer within {} s", PATIENCE.as_secs()), None)),

@@ -242,7 +242,7 @@ impl Sink {
 }
 
 /// The first line of a file, or a variable. What goes wrong is told without what is in it.
-fn secret(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<String, Problem> {
+pub(crate) fn secret(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<String, Problem> {
     let (text, from) = if let Some(file) = file {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Problem(format!("cannot read {what}_file {}: {error}", file.display())))?;
@@ -256,7 +256,7 @@ fn secret(what: &str, file: Option<&PathBuf>, variable: &str) -> Result<String, 
 }
 
 /// A URL that may stand in a file that many read.
-fn plain_url(url: &str) -> Result<(), String> {
+pub(crate) fn plain_url(url: &str) -> Result<(), String> {
     let wrong = |what: &str| Err(format!("{what}; a URL with a secret belongs in `url_file` or `url_env`"));
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err("it begins with neither http:// nor https://".into());

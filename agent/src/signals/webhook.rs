@@ -70,6 +70,6 @@ fn plain(value: &Value) -> String {
 }
 
 /// Slack takes these three for markup.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
