@@ -58,6 +58,22 @@ impl Wire {
         self.answer().map(|(_, bytes)| bytes)
     }
 
+    /// Reads messages until ReadyForQuery, with their bodies.
+    pub fn messages(&mut self) -> Result<Vec<(u8, Vec<u8>)>> {
+        let mut messages = Vec::new();
+        loop {
+            let mut head = [0; 5];
+            self.stream.read_exact(&mut head)?;
+            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+            let mut body = vec![0; length.saturating_sub(4) as usize];
+            self.stream.read_exact(&mut body)?;
+            messages.push((head[0], body));
+            if head[0] == b'Z' {
+                return Ok(messages);
+            }
+        }
+    }
+
     fn answer(&mut self) -> Result<(Vec<u8>, u64)> {
         let (mut types, mut bytes) = (Vec::new(), 0);
         loop {

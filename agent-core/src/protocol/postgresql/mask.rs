@@ -46,8 +46,10 @@ const DEEPEST: usize = 4;
 /// A statement: by its name, or as a cursor's query. `Debug` is not derived: texts are secrets.
 #[derive(Default)]
 struct Prepared {
-    /// `None` where it was too long.
+    /// `None` where it was not kept, or sent before the session was gated.
     text: Option<Box<[u8]>>,
+    /// It was not kept: it may change any name.
+    unseen: bool,
     plan: Option<Arc<Plan>>,
     described: OnceLock<Vec<Described>>,
     /// What it returns, once asked.
@@ -72,6 +74,8 @@ struct Query {
     parts: Vec<Box<[u8]>>,
     /// The one that is being answered.
     at: usize,
+    /// The text was not kept: it may have changed any name.
+    unseen: bool,
     plan: Option<Arc<Plan>>,
 }
 

@@ -40,6 +40,7 @@ fn columns_come_from_names() {
         ("select data ->> 'email' as a from t", 0, "a", "data email"),
         ("select data #>> '{person,email}' as a from t", 0, "a", "data email person"),
         ("select array_agg(distinct email order by id) a from t", 0, "a", "email id"),
+        ("select card as id, id as other from t order by 2", 1, ".other", "id"),
         ("select * from t", 2, ".card", "card"),
         ("select * from (select card as x from t) s", 0, ".x", "card x"),
         ("select y from (select x as y from (select card as x from t) a) b", 0, ".y", "card x y"),

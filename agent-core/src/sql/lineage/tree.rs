@@ -10,7 +10,7 @@ use sqlparser::ast::{
     Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, Visit, Visitor,
 };
 
-use self::expression::{Expression, argument_of, tells_nothing};
+use self::expression::{Expression, address, argument_of, tells_nothing};
 use super::functions::is_pure;
 use super::{Lineage, Origin, Output};
 use crate::sql::query::object_name;
@@ -19,7 +19,11 @@ use crate::sql::query::object_name;
 pub(super) fn read(statement: &Statement) -> Option<Lineage> {
     let mut names = Names::default();
     let _ = statement.visit(&mut names);
-    let mut reader = Reader { names, lineage: Lineage::default() };
+    let outermost = match statement {
+        Statement::Query(query) => address(&**query),
+        _ => 0,
+    };
+    let mut reader = Reader { names, lineage: Lineage::default(), outermost };
     let columns = reader.statement(statement)?;
     let _ = statement.visit(&mut reader);
     let mut lineage = reader.lineage;
@@ -101,6 +105,8 @@ fn lower(ident: &Ident) -> String {
 struct Reader {
     names: Names,
     lineage: Lineage,
+    /// Address of the query whose columns are the result: nothing in the statement has its names.
+    outermost: usize,
 }
 
 impl Reader {
@@ -256,8 +262,10 @@ impl Visitor for Reader {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        let columns = self.query(query);
-        self.inner(&columns);
+        if address(query) != self.outermost {
+            let columns = self.query(query);
+            self.inner(&columns);
+        }
         for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
             if !cte.alias.columns.is_empty() {
                 let all = self.query(&cte.query).all();

@@ -143,6 +143,9 @@ impl Masker {
                 if matches!(self.outcome, Outcome::Clear) { Way::Pass } else { Way::Hold }
             }
             b'd' if matches!(self.outcome, Outcome::Copy(_)) => Way::Hold,
+            b'd' if matches!(self.outcome, Outcome::Unset) && self.executed_plan().is_some() => {
+                return Err(Unmaskable::OutOfStep);
+            }
             b'H' if self.executed_plan().is_some() => Way::Read,
             b'W' if self.armed && self.any_plan().is_some() => return Err(Unmaskable::Replication),
             b'T' => match self.waiting.front() {

@@ -69,24 +69,36 @@ impl Masker {
         match self.waiting.pop_front() {
             Some(Ask::Query(mut query)) => {
                 if let Some(part) = query.parts.get(query.at) {
-                    self.done(&part.clone(), query.plan.as_ref());
+                    self.done(part, query.plan.as_ref());
+                } else if query.unseen {
+                    self.forget_names();
                 }
                 query.at += 1;
                 self.waiting.push_front(Ask::Query(query));
             }
             Some(Ask::Execute { portal, plan }) => {
                 let executed = self.portals.get(&portal).and_then(|portal| portal.prepared.clone());
-                if let Some(prepared) = executed
-                    && let Some(text) = prepared.text.as_deref()
-                {
-                    let plan = plan.or_else(|| prepared.plan.clone());
-                    if statement::may_name(text) || plan.is_some() {
-                        self.done(text, plan.as_ref());
+                let text = executed.as_ref().and_then(|prepared| prepared.text.as_deref());
+                match (&executed, text) {
+                    (Some(prepared), Some(text)) => {
+                        let plan = plan.or_else(|| prepared.plan.clone());
+                        if statement::may_name(text) || plan.is_some() {
+                            self.done(text, plan.as_ref());
+                        }
                     }
+                    (Some(prepared), None) if prepared.unseen => self.forget_names(),
+                    // Prepared before the session was gated, as are all names that it could mean.
+                    _ => {}
                 }
             }
             _ => self.lost = true,
         }
+    }
+
+    /// What is not known is not masked by what it was.
+    fn forget_names(&mut self) {
+        self.statements.clear();
+        self.portals.clear();
     }
 
     /// A statement was executed: follows what it did to names.
@@ -107,10 +119,8 @@ impl Masker {
             Step::Deallocate { name: None } => self.statements.clear(),
             Step::Close { name: Some(name) } => drop(self.portals.remove(&name)),
             Step::Close { name: None } => self.portals.clear(),
-            Step::DiscardAll => {
-                self.statements.clear();
-                self.portals.clear();
-            }
+            // A block may change any name, too.
+            Step::DiscardAll | Step::Block => self.forget_names(),
             _ => {}
         }
     }

@@ -7,6 +7,9 @@ use super::{Ask, LONGEST, LONGEST_TEXT, MOST_TEXT, MOST_WAITING, Masker, Prepare
 use crate::mask::{Plan, Unmaskable};
 use crate::reader::Reader;
 
+/// What is kept of a longer message: the names stand first.
+const HEAD: usize = 64 << 10;
+
 /// The message that is being sent.
 #[derive(Default)]
 pub(super) struct Outgoing {
@@ -17,8 +20,10 @@ pub(super) struct Outgoing {
     left: usize,
     /// The body, where it is read.
     body: Vec<u8>,
-    /// The body is read, and is not longer than what is kept.
-    keeps: bool,
+    /// How much of the body is kept.
+    keeps: usize,
+    /// That is not all of it.
+    cut: bool,
     plan: Option<Arc<Plan>>,
 }
 
@@ -47,19 +52,23 @@ impl Masker {
                 let [kind, length @ ..] = out.header;
                 let length = u32::from_be_bytes(length) as usize;
                 out.left = length.checked_sub(4).ok_or(Unmaskable::Malformed)?;
-                out.keeps = matches!(kind, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C') && out.left <= LONGEST;
+                out.cut = out.left > LONGEST;
+                out.keeps = match kind {
+                    b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' if out.cut => HEAD,
+                    b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' => LONGEST,
+                    _ => 0,
+                };
             }
             let (body, rest) = bytes.split_at(bytes.len().min(out.left));
-            if out.keeps {
-                out.body.extend_from_slice(body);
-            }
+            let room = out.keeps.saturating_sub(out.body.len());
+            out.body.extend_from_slice(body.get(..body.len().min(room)).unwrap_or_default());
             out.left -= body.len();
             bytes = rest;
             if out.left == 0 {
                 let body = std::mem::take(&mut out.body);
-                let (kind, keeps, plan) = (out.header[0], out.keeps, out.plan.take());
+                let (kind, cut, plan) = (out.header[0], out.cut, out.plan.take());
                 out.have = 0;
-                self.asked(kind, keeps.then_some(&body[..]), plan)?;
+                self.asked(kind, &body, cut, plan)?;
                 // Scratch space that is not much is used again.
                 if body.capacity() <= 64 << 10 {
                     self.outgoing.body = body;
@@ -70,28 +79,28 @@ impl Masker {
         Ok(())
     }
 
-    /// A message is whole. No body: it is not read, or too long.
-    fn asked(&mut self, kind: u8, body: Option<&[u8]>, plan: Option<Arc<Plan>>) -> Result<(), Unmaskable> {
+    /// A message is whole. `cut`: only its beginning is here.
+    fn asked(&mut self, kind: u8, body: &[u8], cut: bool, plan: Option<Arc<Plan>>) -> Result<(), Unmaskable> {
         if self.skipping && !matches!(kind, b'S' | b'X') {
             return Ok(());
         }
-        let mut reader = Reader::new(body.unwrap_or_default());
+        let mut reader = Reader::new(body);
         let name =
             |reader: &mut Reader<'_>| reader.cstring().map(Box::<[u8]>::from).ok_or(Unmaskable::Malformed);
         let ask = match kind {
-            b'Q' => Ask::Query(query(reader.cstring().filter(|_| body.is_some()), plan)),
-            b'P' if body.is_none() => return Err(Unmaskable::TooLong).or_else(|why| self.unless_armed(why)),
+            b'Q' => Ask::Query(self.query(reader.cstring().filter(|_| !cut), plan)),
             b'P' => {
                 let name = name(&mut reader)?;
-                let text = reader.cstring().and_then(|text| self.keep(text));
-                let prepared = Arc::new(Prepared { text, plan, ..Prepared::default() });
+                let text = reader.cstring().filter(|_| !cut).and_then(|text| self.keep(text));
+                let prepared =
+                    Arc::new(Prepared { unseen: text.is_none(), text, plan, ..Prepared::default() });
                 Ask::Parse { name, prepared }
             }
-            // Names and formats of a Bind with very long parameters are not known.
-            b'B' if body.is_none() => return Err(Unmaskable::TooLong).or_else(|why| self.unless_armed(why)),
             b'B' => {
                 let (portal, statement) = (name(&mut reader)?, name(&mut reader)?);
-                Ask::Bind { name: portal, statement, formats: formats(&mut reader), plan }
+                // They stand last, behind the parameters.
+                let formats = if cut { None } else { formats(&mut reader) };
+                Ask::Bind { name: portal, statement, formats, plan }
             }
             b'E' => Ask::Execute { portal: name(&mut reader)?, plan },
             b'D' | b'C' => match (kind, reader.u8()) {
@@ -122,30 +131,40 @@ impl Masker {
         Ok(())
     }
 
-    /// A session that nothing is masked in need not end: from here on its answers are not followed.
-    fn unless_armed(&mut self, why: Unmaskable) -> Result<(), Unmaskable> {
-        if self.armed {
-            return Err(why);
+    fn query(&mut self, text: Option<&[u8]>, plan: Option<Arc<Plan>>) -> Query {
+        let unseen = Query { plan: plan.clone(), unseen: true, ..Query::default() };
+        let Some(text) = text.filter(|text| text.len() <= LONGEST_TEXT) else { return unseen };
+        if plan.is_none() && !statement::may_name(text) {
+            return Query::default();
         }
-        self.lost = true;
-        Ok(())
+        if !self.has_room(text.len()) {
+            return unseen;
+        }
+        let parts = statement::parts(text).into_iter().map(Into::into).collect();
+        Query { parts, plan, ..Query::default() }
     }
 
     /// Keeps a text, if there is room for it.
     fn keep(&mut self, text: &[u8]) -> Option<Box<[u8]>> {
-        if self.texts + text.len() > MOST_TEXT {
-            let named: usize = self.statements.values().filter_map(|p| Some(p.text.as_ref()?.len())).sum();
+        (text.len() <= LONGEST_TEXT && self.has_room(text.len())).then(|| text.into())
+    }
+
+    /// Takes room for this many bytes of text, counted anew where it seems to be out.
+    fn has_room(&mut self, length: usize) -> bool {
+        if self.texts + length > MOST_TEXT {
+            let of = |prepared: &Prepared| prepared.text.as_ref().map_or(0, |text| text.len());
             let waits = |ask: &Ask| match ask {
-                Ask::Parse { prepared, .. } => prepared.text.as_ref().map_or(0, |text| text.len()),
+                Ask::Parse { prepared, .. } => of(prepared),
+                Ask::Query(query) => query.parts.iter().map(|part| part.len()).sum(),
                 _ => 0,
             };
-            self.texts = named + self.waiting.iter().map(waits).sum::<usize>();
+            let statements = self.statements.values().map(|prepared| of(prepared));
+            let portals = self.portals.values().filter_map(|portal| portal.prepared.as_deref()).map(of);
+            self.texts = statements.chain(portals).chain(self.waiting.iter().map(waits)).sum();
         }
-        if text.len() > LONGEST_TEXT || self.texts + text.len() > MOST_TEXT {
-            return None;
-        }
-        self.texts += text.len();
-        Some(text.into())
+        let room = self.texts + length <= MOST_TEXT;
+        self.texts += if room { length } else { 0 };
+        room
     }
 }
 
@@ -161,13 +180,4 @@ fn formats(reader: &mut Reader<'_>) -> Option<Box<[u16]>> {
     let count = usize::from(reader.u16()?);
     let formats = reader.bytes(2 * count)?;
     Some(formats.chunks_exact(2).filter_map(|pair| Some(u16::from_be_bytes(*pair.first_chunk()?))).collect())
-}
-
-fn query(text: Option<&[u8]>, plan: Option<Arc<Plan>>) -> Query {
-    let Some(text) = text.filter(|text| text.len() <= LONGEST_TEXT) else {
-        return Query { plan, ..Query::default() };
-    };
-    let matters = plan.is_some() || statement::may_name(text);
-    let parts = if matters { statement::parts(text) } else { Vec::new() };
-    Query { parts: parts.into_iter().map(Into::into).collect(), at: 0, plan }
 }

@@ -15,7 +15,8 @@ impl Masker {
         let start = out.len();
         let changed = match &self.outcome {
             Outcome::Masked(rows) => rows.row(body, &mut self.tally, out)?,
-            _ => false,
+            Outcome::Clear => false,
+            Outcome::Unset | Outcome::Copy(_) => return Err(Unmaskable::OutOfStep),
         };
         if !changed {
             out.truncate(start);

@@ -111,6 +111,8 @@ pub(super) enum Step<'t> {
     Copy,
     /// `DISCARD ALL`.
     DiscardAll,
+    /// `DO`.
+    Block,
     /// Anything else.
     Other,
 }
@@ -143,6 +145,7 @@ pub(super) fn step(text: &[u8]) -> Step<'_> {
         }
         "close" => Step::Close { name: one_or_all(1) },
         "copy" => Step::Copy,
+        "do" => Step::Block,
         _ => Step::Other,
     }
 }
@@ -155,7 +158,7 @@ pub(super) fn may_name(text: &[u8]) -> bool {
         let starts = |word: &str| {
             rest.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word.as_bytes()))
         };
-        if ["prepare", "declare", "deallocate", "discard", "close", "execute", "fetch"]
+        if ["prepare", "declare", "deallocate", "discard", "do", "close", "execute", "fetch"]
             .iter()
             .any(|word| starts(word))
         {

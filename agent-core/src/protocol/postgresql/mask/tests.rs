@@ -428,6 +428,46 @@ fn an_answer_that_nobody_asked_for_ends_a_masked_session_only() {
 }
 
 #[test]
+fn what_may_have_changed_any_name_is_followed_by_not_knowing() {
+    let mut d = Dialogue::new();
+    let prepare = [parse("s", "select id from t"), describe(b'S', "s"), sync()].concat();
+    let prepared = [message(b'1', b""), message(b't', b"\0\0"), rows(&[col("id", TEXT)]), ready()];
+    d.ask(&prepare, None);
+    assert!(d.passes(&prepared).is_ok());
+    d.ask(&bind("", "s", &[]), None);
+    assert_eq!(d.check(&execute("")), Ok(()));
+    for text in
+        ["do $$begin execute 'deallocate s'; end$$".to_owned(), format!("select '{}'", "x".repeat(2 << 20))]
+    {
+        d.ask(&sync(), None);
+        assert!(d.passes(&[message(b'2', b""), ready()]).is_ok());
+        d.ask(&query(&text), None);
+        assert!(d.passes(&[complete("X"), ready()]).is_ok());
+        d.ask(&bind("", "s", &[]), None);
+        assert_eq!(d.check(&execute("")), Err(Unmaskable::UnknownStatement));
+    }
+}
+
+#[test]
+fn a_bind_longer_than_what_is_kept_is_followed() {
+    let mut d = Dialogue::new();
+    d.ask(&[parse("s", "select email, id from t"), describe(b'S', "s"), sync()].concat(), Some(&plan()));
+    let head = rows(&[col("email", TEXT), col("id", TEXT)]);
+    assert!(d.passes(&[message(b'1', b""), message(b't', b"\0\0"), head, ready()]).is_ok());
+    let long = vec![b'x'; 17 << 20];
+    let body = [&b"\0s\0\0\0\0\x01"[..], &(long.len() as u32).to_be_bytes(), &long, b"\0\0"].concat();
+    d.ask(&[message(b'B', &body), execute(""), sync()].concat(), None);
+    let answer = |value: Option<&'static [u8]>| {
+        [message(b'2', b""), row(&[value, Some(b"1")]), complete("SELECT 1"), ready()]
+    };
+    assert_eq!(
+        d.answer(&answer(Some(b"ann"))),
+        Ok(answer(None).concat()),
+        "in which format it is, is not known"
+    );
+}
+
+#[test]
 fn strange_strings_and_encodings_are_not_guessed() {
     let mut d = Dialogue::new();
     assert!(d.passes(&[message(b'S', b"standard_conforming_strings\0off\0")]).is_ok());

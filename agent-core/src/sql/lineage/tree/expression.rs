@@ -50,7 +50,7 @@ pub(super) struct Expression<'a> {
     stars: HashSet<usize>,
 }
 
-fn address<T>(node: &T) -> usize {
+pub(super) fn address<T>(node: &T) -> usize {
     std::ptr::from_ref(node).addr()
 }
 

@@ -1,0 +1,343 @@
+//! Masked answers of a real server, as real clients decode them; the server itself says which values are of a type.
+
+use std::collections::HashMap;
+use std::process::Command;
+
+use agent_core::mask::{Plan, Unmaskable};
+use agent_core::sensitive::Catalog;
+use anyhow::{Context, Result, ensure};
+use tests::client;
+use tests::relay::Relay;
+use tests::wire::{self, Wire};
+use tokio_postgres::NoTls;
+use tokio_postgres::types::{FromSql, Kind, Type};
+use xtask::postgres::Postgres;
+use xtask::{setup, shell};
+
+/// A column for each type: its name, type and value, and what the value becomes; `None` is NULL.
+const COLUMNS: &[(&str, &str, &str, Option<&str>)] = &[
+    ("c_text", "text", "'zq-tëxt-8861'", Some("************")),
+    ("c_varchar", "varchar(20)", "'zq-varchar7'", Some("***********")),
+    ("c_bpchar", "char(8)", "'zq-bpch'", Some("********")),
+    ("c_name", "name", "'zq-name'", Some("*******")),
+    ("c_char", "\"char\"", "'Z'", Some("*")),
+    ("c_domain", "secret_word", "'zq-domain'", Some("*********")),
+    ("c_bool", "bool", "true", Some("f")),
+    ("c_int2", "int2", "12345", Some("0")),
+    ("c_int4", "int4", "123456789", Some("0")),
+    ("c_int8", "int8", "-1234567890123", Some("0")),
+    ("c_float4", "float4", "3.25", Some("0")),
+    ("c_float8", "float8", "2.71828", Some("0")),
+    ("c_numeric", "numeric(20,4)", "-98765.4321", Some("0")),
+    ("c_money", "money", "'$4,321.99'", Some("$0.00")),
+    ("c_oid", "oid", "4000000000", Some("0")),
+    ("c_bytea", "bytea", "'\\xdeadbeef8861'", Some("\\x000000000000")),
+    (
+        "c_uuid",
+        "uuid",
+        "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'",
+        Some("00000000-0000-0000-0000-000000000000"),
+    ),
+    ("c_json", "json", "'{\"zq\": 8861}'", Some("{}")),
+    ("c_jsonb", "jsonb", "'[\"zq-8861\"]'", Some("[]")),
+    ("c_xml", "xml", "'<a>zq-8861</a>'", Some("<masked/>")),
+    ("c_date", "date", "'1987-06-05'", Some("2000-01-01")),
+    ("c_time", "time", "'12:34:56.789'", Some("00:00:00")),
+    ("c_timetz", "timetz", "'12:34:56+02'", Some("00:00:00+00")),
+    ("c_timestamp", "timestamp", "'1987-06-05 12:34:56'", Some("2000-01-01 00:00:00")),
+    ("c_timestamptz", "timestamptz", "'1987-06-05 12:34:56+02'", Some("2000-01-01 00:00:00+00")),
+    ("c_interval", "interval", "'3 days 04:05:06'", Some("00:00:00")),
+    ("c_inet", "inet", "'10.11.12.13/24'", Some("0.0.0.0")),
+    ("c_cidr", "cidr", "'2001:db8::/32'", Some("0.0.0.0/0")),
+    ("c_macaddr", "macaddr", "'08:00:2b:01:02:03'", Some("00:00:00:00:00:00")),
+    ("c_macaddr8", "macaddr8", "'08:00:2b:01:02:03:04:05'", Some("00:00:00:00:00:00:00:00")),
+    ("c_bit", "bit(9)", "B'101010101'", Some("000000000")),
+    ("c_varbit", "varbit", "B'1101'", Some("0000")),
+    ("c_point", "point", "'(11,12)'", Some("(0,0)")),
+    ("c_lseg", "lseg", "'[(1,2),(3,4)]'", Some("[(0,0),(0,0)]")),
+    ("c_path", "path", "'[(1,2),(3,4)]'", Some("((0,0))")),
+    ("c_box", "box", "'(3,4),(1,2)'", Some("(0,0),(0,0)")),
+    ("c_polygon", "polygon", "'((1,2),(3,4))'", Some("((0,0))")),
+    ("c_line", "line", "'{2,3,4}'", Some("{1,0,0}")),
+    ("c_circle", "circle", "'<(1,2),3>'", Some("<(0,0),0>")),
+    ("c_tsvector", "tsvector", "'zq word:3'", Some("")),
+    ("c_tsquery", "tsquery", "'zq & word'", Some("")),
+    ("c_jsonpath", "jsonpath", "'$.zq'", Some("$")),
+    ("c_pg_lsn", "pg_lsn", "'16/B374D848'", Some("0/0")),
+    ("c_tid", "tid", "'(7,8)'", Some("(0,0)")),
+    ("c_xid", "xid", "'886100'", Some("0")),
+    ("c_snapshot", "pg_snapshot", "'10:20:10,14'", Some("1:1:")),
+    ("c_regclass", "regclass", "'pg_class'", Some("-")),
+    ("c_int4range", "int4range", "'[10,20)'", Some("empty")),
+    ("c_int8range", "int8range", "'[10,20)'", Some("empty")),
+    ("c_numrange", "numrange", "'[1.5,2.5]'", Some("empty")),
+    ("c_tsrange", "tsrange", "'[1987-06-05,1988-06-05)'", Some("empty")),
+    ("c_tstzrange", "tstzrange", "'[1987-06-05,1988-06-05)'", Some("empty")),
+    ("c_daterange", "daterange", "'[1987-06-05,1988-06-05)'", Some("empty")),
+    ("c_int4multirange", "int4multirange", "'{[1,2),[5,6)}'", Some("{}")),
+    ("c_texts", "text[]", "array['zq-one', null, 'zq{\"']", Some("{******,NULL,****}")),
+    ("c_matrix", "int4[]", "'[2:3][1:2]={{8861,2},{3,NULL}}'", Some("[2:3][1:2]={{0,0},{0,NULL}}")),
+    ("c_numerics", "numeric[]", "array[8861.5]", Some("{0}")),
+    ("c_dates", "date[]", "array['1987-06-05', '1987-06-06']::date[]", Some("{2000-01-01,2000-01-01}")),
+    (
+        "c_uuids",
+        "uuid[]",
+        "array['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11']::uuid[]",
+        Some("{00000000-0000-0000-0000-000000000000}"),
+    ),
+    ("c_jsonbs", "jsonb[]", "array['{\"zq\": 1}', '\"zq\"']::jsonb[]", Some("{\"{}\",\"\\\"****\\\"\"}")),
+    ("c_ranges", "int4range[]", "array['[10,20)']::int4range[]", Some("{empty}")),
+    ("c_mood", "mood", "'zq_happy'", None),
+    ("c_pair", "pair", "row(8861, 'zq')", None),
+];
+
+/// Two rows: one with a value in each column, one with none.
+fn typed() -> Result<Postgres> {
+    let server = Postgres::start(&[("timezone", "UTC")])?;
+    let columns: String = COLUMNS.iter().map(|(name, kind, ..)| format!(", {name} {kind}")).collect();
+    let values: String = COLUMNS.iter().map(|(_, _, value, _)| format!(", {value}")).collect();
+    server.quietly(&format!(
+        "create type mood as enum ('zq_happy'); create type pair as (a int, b text); \
+         create domain secret_word as text; create table typed (id int primary key, plain text{columns}); \
+         insert into typed values (1, 'seen by all'{values}); insert into typed values (2, 'nothing')"
+    ))?;
+    Ok(server)
+}
+
+fn relay(server: &Postgres) -> Result<Relay> {
+    let catalog = Catalog::read("catalog.yaml", "relations: {typed: {\"c_*\": card}}");
+    let catalog = catalog.map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+    Relay::start(server.port, "typed", Plan::new([], catalog.into()))
+}
+
+/// Every value of the table as the server sends it, in text and in binary, but for those that say nothing themselves.
+fn raw(server: &Postgres) -> Result<Vec<Vec<u8>>> {
+    let mut raw = Vec::new();
+    for binary in [false, true] {
+        let (_, rows) = fetch(server.port, "select * from typed order by id", binary)?;
+        raw.extend(rows.into_iter().next().context("a row")?.into_iter().skip(2).flatten());
+    }
+    // The label of an enum is no value of the table: drivers ask the catalogue for it.
+    raw.retain(|value| {
+        value != b"zq_happy" && value.len() >= 6 && value.iter().filter(|b| **b != 0).count() >= 4
+    });
+    ensure!(raw.len() > 60, "only {} values", raw.len());
+    Ok(raw)
+}
+
+/// None of the values got through.
+fn assert_nothing_got_through(server: &Postgres, relay: &Relay) -> Result<()> {
+    // Each byte as a character: texts are searched fast also where a test is not optimised.
+    let characters = |bytes: &[u8]| bytes.iter().map(|&b| char::from(b)).collect::<String>();
+    let told = characters(&relay.told());
+    let words = ["8861", "zq-", "1987"].map(str::to_owned);
+    for value in raw(server)?.iter().map(|value| characters(value)).chain(words) {
+        ensure!(!told.contains(&value), "got through: {value}");
+    }
+    ensure!(relay.refused().is_empty(), "{:?}", relay.refused());
+    Ok(())
+}
+
+type Values = Vec<Option<Vec<u8>>>;
+
+/// Runs a statement in the extended protocol: columns' names, rows.
+fn fetch(port: u16, text: &str, binary: bool) -> Result<(Vec<String>, Vec<Values>)> {
+    execute(port, text, u8::from(binary), None)
+}
+
+fn execute(port: u16, text: &str, format: u8, value: Option<&[u8]>) -> Result<(Vec<String>, Vec<Values>)> {
+    let mut wire = Wire::login(("127.0.0.1", port))?;
+    let parse = wire::message(b'P', &[b"\0", text.as_bytes(), b"\0\0\0"].concat());
+    let mut body = vec![0, 0, 0, 1, 0, format];
+    match value {
+        Some(value) => body.extend([&[0, 1][..], &(value.len() as u32).to_be_bytes(), value].concat()),
+        None => body.extend([0, 0]),
+    }
+    // A parameter is sent in the format that is tried; what comes back of it is text.
+    body.extend([0, 1, 0, if value.is_some() { 0 } else { format }]);
+    let describe = wire::message(b'D', b"P\0");
+    let execute = wire::message(b'E', b"\0\0\0\0\0");
+    wire.send(&[parse, wire::message(b'B', &body), describe, execute, wire::sync()].concat())?;
+    let (mut names, mut rows) = (Vec::new(), Vec::new());
+    for (kind, body) in wire.messages()? {
+        match kind {
+            b'T' => {
+                let mut rest = &body[2..];
+                while let Some(end) = rest.iter().position(|&b| b == 0) {
+                    names.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+                    rest = &rest[end + 19..];
+                }
+            }
+            b'D' => {
+                let mut rest = &body[2..];
+                let mut row = Vec::new();
+                while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+                    let length = usize::try_from(i32::from_be_bytes(*length)).ok();
+                    let (value, behind) = behind.split_at(length.unwrap_or(0));
+                    row.push(length.map(|_| value.to_vec()));
+                    rest = behind;
+                }
+                rows.push(row);
+            }
+            b'E' => anyhow::bail!("{text}: {}", String::from_utf8_lossy(&body)),
+            _ => {}
+        }
+    }
+    Ok((names, rows))
+}
+
+/// Runs a client at the relay.
+fn run(server: &Postgres, relay: &Relay, mut command: Command) -> Result<String> {
+    command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
+    command.env("PGPORT", relay.port.to_string());
+    shell::output(&mut command).with_context(|| format!("refused: {:?}", relay.refused()))
+}
+
+fn python(server: &Postgres, relay: &Relay, script: &str) -> Result<usize> {
+    let mut command = Command::new(setup::python()?);
+    command.arg(client::clients().join(script));
+    let said = run(server, relay, command)?;
+    said.trim().strip_prefix("checked ").and_then(|n| n.parse().ok()).context(said)
+}
+
+fn psql(server: &Postgres, relay: &Relay, sql: &[&str]) -> Result<String> {
+    let mut psql = server.client("psql");
+    psql.args(["-X", "-q", "-A", "-t", "-P", "null=(null)"]);
+    psql.args(sql.iter().flat_map(|sql| ["-c", sql]));
+    run(server, relay, psql)
+}
+
+#[test]
+fn every_type_is_masked_and_stays_of_its_type_through_a_test_relay() -> Result<()> {
+    let server = typed()?;
+    let relay = relay(&server)?;
+    for binary in [false, true] {
+        let (names, rows) = fetch(relay.port, "select * from typed order by id", binary)?;
+        assert_eq!(names.len(), COLUMNS.len() + 2);
+        let (first, second) = (&rows[0], &rows[1]);
+        assert_eq!(first[1].as_deref(), Some(&b"seen by all"[..]));
+        assert!(second.iter().skip(2).all(Option::is_none));
+        for ((name, kind, _, expected), value) in COLUMNS.iter().zip(first.iter().skip(2)) {
+            let Some(value) = value else {
+                assert_eq!(*expected, None, "{name}");
+                continue;
+            };
+            // The server takes the masked value for one of the type, and this is what it is.
+            let kind = if *name == "c_numeric" { "numeric" } else { kind };
+            let text = format!("select $1::{kind}");
+            let (_, told) = execute(server.port, &text, u8::from(binary), Some(value))
+                .with_context(|| format!("{name}, binary: {binary}"))?;
+            let told = told[0][0].clone().map(|told| String::from_utf8_lossy(&told).into_owned());
+            assert_eq!(told.as_deref(), *expected, "{name}, binary: {binary}");
+        }
+    }
+    assert_eq!(relay.masked(), [("card".to_owned(), 2)].into());
+    assert_nothing_got_through(&server, &relay)
+}
+
+#[test]
+fn psql_sees_masked_values_through_a_test_relay() -> Result<()> {
+    let server = typed()?;
+    let relay = relay(&server)?;
+    let values: Vec<&str> = COLUMNS.iter().map(|(.., masked)| masked.unwrap_or("(null)")).collect();
+    let expected = format!("1|seen by all|{}", values.join("|"));
+    let nulls = format!("2|nothing{}", "|(null)".repeat(COLUMNS.len()));
+    let all = psql(&server, &relay, &["select * from typed order by id"])?;
+    assert_eq!(all, format!("{expected}\n{nulls}"));
+    let cursor =
+        ["begin", "declare c cursor for select * from typed order by id", "fetch 1 from c", "commit"];
+    assert_eq!(psql(&server, &relay, &cursor)?, expected);
+    let several = [
+        "select 1; select c_text as x, id from typed where id = 1; prepare p as select c_int8 from typed where id = 1; execute p; select 2",
+    ];
+    assert_eq!(psql(&server, &relay, &several)?, "1\n************|1\n0\n2");
+    let names: Vec<&str> = COLUMNS.iter().map(|(name, ..)| *name).collect();
+    for options in ["", "(format csv)", "(format csv, force_quote *)", "(delimiter '|', null 'nil')"] {
+        let copied = psql(
+            &server,
+            &relay,
+            &[&format!("copy typed (id, plain, {}) to stdout {options}", names.join(", "))],
+        )?;
+        assert_eq!(copied.lines().count(), 2, "{copied}");
+        let seen =
+            if options.contains("force") { "\"1\",\"seen by all\",\"************\"" } else { "seen by all" };
+        assert!(copied.contains(seen), "{copied}");
+    }
+    assert_nothing_got_through(&server, &relay)?;
+    // What cannot be masked is not forwarded.
+    for text in ["copy typed to stdout", "create table kept as select c_text as y from typed"] {
+        assert!(psql(&server, &relay, &[text]).is_err(), "{text}");
+    }
+    let why: Vec<&str> = relay.refused().into_iter().map(Unmaskable::name).collect();
+    assert_eq!(why, ["unknown_columns", "renamed"]);
+    assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "0");
+    Ok(())
+}
+
+#[test]
+fn python_drivers_decode_masked_values_through_a_test_relay() -> Result<()> {
+    let server = typed()?;
+    let relay = relay(&server)?;
+    let checked = python(&server, &relay, "mask_psycopg.py")?;
+    assert!(checked > 1000, "{checked}");
+    let checked = python(&server, &relay, "mask_asyncpg.py")?;
+    assert!(checked > 300, "{checked}");
+    assert!(relay.masked()["card"] > 40, "{:?}", relay.masked());
+    assert_nothing_got_through(&server, &relay)
+}
+
+/// Any value, as it came.
+struct Raw(Vec<u8>);
+
+impl<'a> FromSql<'a> for Raw {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw.to_vec()))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn tokio_postgres_decodes_masked_values_through_a_test_relay() -> Result<()> {
+    let server = typed()?;
+    let relay = relay(&server)?;
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(relay.port).user("postgres").dbname("postgres");
+    let (client, connection) = config.connect(NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let statement = client.prepare("select * from typed where id = $1").await?;
+    let (_, rows) = fetch(relay.port, "select * from typed order by id", true)?;
+    let by_wire: HashMap<&str, &Option<Vec<u8>>> =
+        COLUMNS.iter().map(|(name, ..)| *name).zip(rows[0].iter().skip(2)).collect();
+    for _ in 0..3 {
+        let row = client.query_one(&statement, &[&1i32]).await?;
+        assert_eq!(row.get::<_, &str>("plain"), "seen by all");
+        assert_eq!(row.get::<_, &str>("c_text"), "*".repeat(12));
+        assert_eq!(row.get::<_, &str>("c_domain"), "*".repeat(9));
+        assert!(!row.get::<_, bool>("c_bool"));
+        assert_eq!(
+            (row.get::<_, i16>("c_int2"), row.get::<_, i32>("c_int4"), row.get::<_, i64>("c_int8")),
+            (0, 0, 0)
+        );
+        assert_eq!((row.get::<_, f32>("c_float4"), row.get::<_, f64>("c_float8")), (0.0, 0.0));
+        assert_eq!((row.get::<_, u32>("c_oid"), row.get::<_, i8>("c_char")), (0, b'*' as i8));
+        assert_eq!(row.get::<_, Vec<u8>>("c_bytea"), [0; 6]);
+        assert_eq!(row.get::<_, std::net::IpAddr>("c_inet"), std::net::Ipv4Addr::UNSPECIFIED);
+        assert_eq!(row.get::<_, Vec<Option<&str>>>("c_texts"), [Some("******"), None, Some("****")]);
+        for column in row.columns().iter().filter(|column| column.name().starts_with("c_")) {
+            let raw = row.get::<_, Option<Raw>>(column.name()).map(|raw| raw.0);
+            assert_eq!(raw, *by_wire[column.name()], "{}", column.name());
+            let user_defined = matches!(column.type_().kind(), Kind::Enum(_) | Kind::Composite(_));
+            assert_eq!(raw.is_none(), user_defined, "{}", column.name());
+        }
+    }
+    let transaction_rows =
+        client.query("select c_int4 as id, id as other from typed order by 2", &[]).await?;
+    assert_eq!(transaction_rows[0].get::<_, Option<i32>>("id"), Some(0));
+    assert_eq!(transaction_rows[0].get::<_, i32>("other"), 1);
+    drop(client);
+    connection.await??;
+    assert_nothing_got_through(&server, &relay)
+}
