@@ -246,6 +246,9 @@ impl Approvals {
             } else {
                 url
             };
+            if url.starts_with("http://") && address.is_some_and(|address| !address.ip().is_loopback()) {
+                tracing::warn!(%url, "links travel in plain text, and whoever has one can decide: put a TLS proxy before them");
+            }
             Links { key, url }
         });
         let (chat, talk) = match chat {

@@ -191,7 +191,7 @@ impl Ledger {
             reason: Arc::default(),
             decided: id,
         };
-        if let Some(standing) = self.standing.get(&key).filter(|standing| standing.until > now) {
+        if let Some(standing) = self.standing.get(&key) {
             self.counts.standing += 1;
             entry.state = State::Approved;
             (entry.actor, entry.reason) = (Arc::clone(&standing.actor), Arc::clone(&standing.reason));
@@ -371,14 +371,9 @@ impl Ledger {
     }
 
     /// Why nobody can decide about a request any more; none where it waits.
-    pub fn settled(&self, id: u128, now: u64) -> Option<Refusal> {
-        match self.known.get(&id) {
-            None => Some(Refusal::Unknown),
-            Some(entry) if entry.state == State::Pending && entry.request.expires() <= now => {
-                Some(Refusal::Expired { at: entry.request.expires() })
-            }
-            Some(entry) => entry.settled(),
-        }
+    pub fn settled(&mut self, id: u128, now: u64) -> Option<Refusal> {
+        self.expire(now);
+        self.known.get(&id).map_or(Some(Refusal::Unknown), Entry::settled)
     }
 
     /// The request whose id begins like this, in hexadecimal with or without hyphens. Among those that are over too:

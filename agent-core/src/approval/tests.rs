@@ -114,9 +114,14 @@ fn what_nobody_decides_ends_as_the_rule_says() {
         ledger.ask(request(1, 1, SECOND, terms(&[], 60, true, on_timeout)), SECOND);
         assert_eq!(ledger.next_expiry(), Some(61 * SECOND));
         assert_eq!(ledger.expire(61 * SECOND - 1), 0);
+        assert_eq!(ledger.settled(1, 61 * SECOND - 1), None);
         // A decision in the very moment is too late, also where nobody has looked at the clock before.
         let late = ledger.decide(&say(1, &root(), true), 61 * SECOND).unwrap_err();
         assert_eq!(late, Refusal::Expired { at: 61 * SECOND });
+        let mut other = Ledger::default();
+        other.ask(request(1, 1, SECOND, terms(&[], 60, true, on_timeout)), SECOND);
+        assert_eq!(other.settled(1, 61 * SECOND), Some(late));
+        assert_eq!(ledger.settled(2, 61 * SECOND), Some(Refusal::Unknown));
         let answers = ledger.answers();
         assert_eq!((answers[0].state, answers[0].goes_on), (State::Expired, goes_on));
         assert_eq!(ledger.counts().expired, 1);
