@@ -7,28 +7,30 @@
 mod client; // a command -> the control socket -> its answer
 mod control; // the control socket -> decisions and orders
 mod link; // a decision that somebody may make <-> a signed link
+mod order; // what is not about an approval -> the agent's main loop
 mod page; // a request -> a page for a browser
 mod peer; // credentials of the control socket -> somebody who may decide
 pub mod settings; // `approvals` of the configuration -> where people are asked
 mod slack; // a request and what became of it -> messages in a chat
+mod socket; // a path -> a socket that everybody may connect to
 mod view; // a request -> what people and programs are shown
 mod web; // signed links -> pages and decisions
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use agent_core::approval::{Answer, Asked, Counts, Decision, Ledger, Limits, Refusal, Request};
-use serde_json::{Map, Value};
+use agent_core::policy::Policies;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use client::Client;
+pub use order::{Command, Order, Reply, Switch};
 pub use settings::{Opened, Settings};
 pub use view::View;
 
@@ -46,50 +48,6 @@ const REASON: usize = 500;
 
 /// Is called, from any thread, when answers or orders wait to be fetched.
 pub type Waker = Box<dyn Fn() + Send + Sync>;
-
-/// What somebody wants of the agent that is not about an approval.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// End a session.
-    Kill {
-        /// Which.
-        session_id: u64,
-    },
-    /// The gate's master switch.
-    Gate(Switch),
-}
-
-/// What is to be done with the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Switch {
-    /// Arm it.
-    On,
-    /// Let go of everything that is held, and take it off every connection.
-    Off,
-    /// Say how it stands.
-    Status,
-}
-
-/// What an order says when it was carried out, by name; or why it was not, in one line.
-pub type Reply = Result<Map<String, Value>, String>;
-
-/// A command, by whom, and the way back.
-#[derive(Debug)]
-pub struct Order {
-    /// What is to be done.
-    pub command: Command,
-    /// By whom: `user:root (uid 0)`.
-    pub actor: Arc<str>,
-    reply: oneshot::Sender<Reply>,
-}
-
-impl Order {
-    /// Says what came of it.
-    pub fn answer(self, reply: Reply) {
-        // Who asked may have gone.
-        let _ = self.reply.send(reply);
-    }
-}
 
 /// What the chat is told.
 enum Notice {
@@ -191,7 +149,7 @@ impl Shared {
             self.refuse("too_many_orders", actor);
             return None;
         }
-        orders.push_back(Order { command, actor: Arc::clone(actor), reply });
+        orders.push_back(Order::new(command, actor, reply));
         drop(orders);
         (self.wake)();
         Some(answer)
@@ -215,7 +173,7 @@ impl Counted {
 /// The gate's side: it asks, and fetches answers and orders.
 pub struct Approvals {
     shared: Arc<Shared>,
-    control: Option<Socket>,
+    control: Option<socket::Socket>,
     web: Option<SocketAddr>,
     /// Ends before its socket is taken away.
     thread: Option<Thread>,
@@ -227,7 +185,7 @@ impl Approvals {
     pub fn start(settings: Opened, wake: Waker) -> io::Result<Self> {
         let Opened { control, listen, links, chat, host } = settings;
         let control = control.and_then(|path| {
-            let listening = listen_at(&path);
+            let listening = socket::listen(&path);
             let told = |error: &io::Error| {
                 tracing::warn!(%error, path = %path.display(), "no control socket: choose another `listen.control`, or \"\" for none");
             };
@@ -274,6 +232,30 @@ impl Approvals {
         Ok(Self { shared, control: socket, web: address, thread: Some(thread) })
     }
 
+    /// Warns of groups in rules that this host does not have: nobody but root could decide. Does not wait for a
+    /// directory service.
+    pub fn rules(&self, policies: &Policies) {
+        let terms = policies.iter().filter_map(|policy| Some((&policy.name, policy.approval.as_ref()?)));
+        let groups = terms
+            .flat_map(|(rule, terms)| terms.groups.iter().map(|group| (Arc::clone(rule), Arc::clone(group))));
+        let groups: Vec<_> = groups.collect();
+        if groups.is_empty() {
+            return;
+        }
+        let look = move || {
+            for (rule, group) in groups.iter().filter(|(_, group)| !peer::may_be_group(group)) {
+                tracing::warn!(%rule, %group, "this host has no such group: only root, and others that the rule names, can approve");
+            }
+        };
+        let begun = std::thread::Builder::new().name("weir-groups".into()).spawn(move || {
+            let _ = crate::privileges::keep(&[]);
+            look();
+        });
+        if let Err(error) = begun {
+            tracing::warn!(%error, "the groups in rules are not checked");
+        }
+    }
+
     /// Asks for approval of a statement that the gate holds. Never waits.
     pub fn ask(&self, request: Request) -> Asked {
         let told = self.shared.chat.is_some().then(|| request.clone());
@@ -314,7 +296,7 @@ impl Approvals {
 
     /// Where the control socket is, where there is one.
     pub fn control(&self) -> Option<&Path> {
-        self.control.as_ref().map(|socket| &*socket.path)
+        self.control.as_ref().map(socket::Socket::path)
     }
 
     /// Where signed links are answered, where they are.
@@ -327,43 +309,6 @@ impl Drop for Approvals {
     fn drop(&mut self) {
         self.thread = None;
     }
-}
-
-/// The control socket in the file system, taken away in the end.
-struct Socket {
-    path: PathBuf,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // A later agent may have put its own there.
-        let left = UnixStream::connect(&self.path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if left {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Listens at a path. Everybody may connect: the kernel says who it is, and each request is answered by that.
-fn listen_at(path: &Path) -> io::Result<(UnixListener, Socket)> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-    }
-    if let Ok(meta) = std::fs::symlink_metadata(path) {
-        if !meta.file_type().is_socket() {
-            return Err(io::Error::other("there is something else than a socket"));
-        }
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::other("another agent listens there")),
-            // Whoever made it is gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            Err(error) => return Err(error),
-        }
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-    Ok((listener, Socket { path: path.to_owned() }))
 }
 
 /// All that happens on the thread, until it is stopped.
@@ -401,6 +346,3 @@ async fn run(
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

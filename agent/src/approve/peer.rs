@@ -30,6 +30,11 @@ fn groups(user: &User) -> Vec<Arc<str>> {
     names(&all.unwrap_or_else(|| vec![user.gid]))
 }
 
+/// False where this host is sure that it has no such group.
+pub(super) fn may_be_group(name: &str) -> bool {
+    !matches!(Group::from_name(name), Ok(None))
+}
+
 fn names(groups: &[Gid]) -> Vec<Arc<str>> {
     groups.iter().filter_map(|gid| Some(Group::from_gid(*gid).ok()??.name.into())).collect()
 }
@@ -52,6 +57,7 @@ mod tests {
         let Power::MemberOf(groups) = &daemon.power else { panic!() };
         assert!(groups.iter().any(|group| &**group == "daemon"), "{daemon:?}");
         assert!(groups.iter().all(|group| &**group != "root"), "{daemon:?}");
+        assert!(may_be_group("daemon") && !may_be_group("no-such-group"));
         let unknown = actor(4_000_000_000, 4_000_000_000, Some(i32::MAX));
         assert_eq!(&*unknown.name, "user:4000000000 (uid 4000000000)");
         assert_eq!(unknown.power, Power::MemberOf(Vec::new()));

@@ -84,6 +84,7 @@ impl Args {
         let signals = Rc::new(RefCell::new(start_signals(&config)?));
         signals.borrow().rules(&rules.policies());
         let approvals = approvals(&config, &host)?;
+        approvals.rules(&rules.policies());
         let told = signals.borrow().told().cloned().chain(approvals.told()).collect();
         let sources = Sources { store: Arc::clone(&store), told, approvals: Some(approvals.counted()) };
         let metrics = Arc::new(Metrics::new(sources));
@@ -128,6 +129,7 @@ impl Args {
                         texts.policies(&policy_texts(&rules));
                     }
                     signals.borrow().rules(&pipeline.policies);
+                    approvals.rules(&pipeline.policies);
                     note_expired(&pipeline.policies);
                 }
             }
