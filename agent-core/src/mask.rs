@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::sensitive::{Catalog, values};
+use crate::sensitive::{Catalog, class_of_relation, values};
 
 /// The class of a column that may hold anything: an expression whose function is not known, a whole row.
 pub const UNPROVEN: &str = "unproven";
@@ -39,6 +39,19 @@ impl Plan {
     pub(crate) fn class_of_name(&self, relations: &[Arc<str>], name: &str) -> Option<Arc<str>> {
         let relations = relations.iter().map(|relation| &**relation);
         self.catalog.column(&relations, name).filter(|class| self.takes(class))
+    }
+
+    /// The class to mask of a column that has none by its name: that of a relation whose name tells it and whose columns
+    /// nobody declared, such as `credit_cards`.
+    pub(crate) fn class_of_relation(&self, relations: &[Arc<str>], name: &str) -> Option<Arc<str>> {
+        let told = |relation: &Arc<str>| {
+            let class = class_of_relation(relation).filter(|class| self.takes(class))?;
+            let only = std::iter::once(&**relation);
+            let declared =
+                self.catalog.declared(relation).next().is_some() || self.catalog.excepts(&only, name);
+            (!declared).then(|| class.into())
+        };
+        relations.iter().find_map(told)
     }
 
     /// The class to mask that a value tells.

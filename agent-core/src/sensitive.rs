@@ -27,6 +27,7 @@ pub fn has_password(value: &str) -> bool {
     secrets::in_text(value)
 }
 
+pub(crate) use names::relation as class_of_relation;
 pub(crate) use statement::{literals, names as names_of, parameter, shown};
 
 use std::sync::Arc;

@@ -58,14 +58,8 @@ impl Catalog {
         relations: &(impl Iterator<Item = &'a str> + Clone),
         name: &str,
     ) -> Option<Arc<str>> {
-        if !self.except.is_empty() {
-            let among = |glob: &Glob| relations.clone().any(|relation| of_relation(glob, relation));
-            let excepted = |(relation, column): &(Option<Glob>, Glob)| {
-                column.matches(name) && relation.as_ref().is_none_or(among)
-            };
-            if self.except.iter().any(excepted) {
-                return None;
-            }
+        if self.excepts(relations, name) {
+            return None;
         }
         for (glob, columns) in &self.relations {
             if relations.clone().any(|relation| of_relation(glob, relation))
@@ -76,6 +70,19 @@ impl Catalog {
         }
         let declared = self.columns.iter().find(|column| column.name.matches(name));
         declared.map(|column| Arc::clone(&column.class)).or_else(|| names::class(name).map(Arc::from))
+    }
+
+    /// True where the column was declared to have no class.
+    pub(crate) fn excepts<'a>(
+        &self,
+        relations: &(impl Iterator<Item = &'a str> + Clone),
+        name: &str,
+    ) -> bool {
+        let among = |glob: &Glob| relations.clone().any(|relation| of_relation(glob, relation));
+        let excepted = |(relation, column): &(Option<Glob>, Glob)| {
+            column.matches(name) && relation.as_ref().is_none_or(among)
+        };
+        self.except.iter().any(excepted)
     }
 
     /// The columns of a relation that were declared by their whole names: what `*` stands for.

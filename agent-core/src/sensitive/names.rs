@@ -186,7 +186,7 @@ pub(super) fn class(name: &str) -> Option<&'static str> {
 }
 
 /// The class of a relation by its name, without its schema.
-pub(super) fn relation(name: &str) -> Option<&'static str> {
+pub(crate) fn relation(name: &str) -> Option<&'static str> {
     let own = name.rsplit('.').next().unwrap_or(name);
     match own {
         "pg_authid" | "pg_shadow" | "pg_user_mapping" | "pg_user_mappings" | "sql_logins" => Some("secret"),

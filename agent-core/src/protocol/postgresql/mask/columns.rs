@@ -112,17 +112,21 @@ fn class_of_column(
     }
     let of = |name: &str| plan.class_of_name(&lineage.relations, name);
     let class = of(name).or_else(|| origin.names.iter().find_map(|name| of(name)));
+    let of_relation = |name: &str| plan.class_of_relation(&lineage.relations, name);
+    let class = class.or_else(|| origin.names.iter().find_map(|name| of_relation(name)));
     class.or_else(|| origin.opaque.then(|| UNPROVEN.into()))
 }
 
 /// Does the statement keep values of the plan's classes where their names do not tell?
 pub(super) fn keeps_hidden(lineage: &Lineage, plan: &Plan) -> Result<(), Unmaskable> {
     let of = |name: &str| plan.class_of_name(&lineage.relations, name);
+    // A relation that is sensitive as a whole has no columns whose names would tell.
+    let read = |name: &str| of(name).or_else(|| plan.class_of_relation(&lineage.relations, name));
     for kept in &lineage.kept {
         let origin = lineage.resolve(kept.origin.clone(), kept.bare);
         let told = kept.name.as_deref().and_then(of);
         let hidden =
-            origin.names.iter().filter_map(|name| of(name)).any(|class| told.as_ref() != Some(&class));
+            origin.names.iter().filter_map(|name| read(name)).any(|class| told.as_ref() != Some(&class));
         if hidden || origin.opaque {
             return Err(Unmaskable::Renamed);
         }

@@ -163,7 +163,7 @@ impl Data {
                 } else {
                     let of = |name: &Vec<u8>| {
                         let name = String::from_utf8_lossy(name).to_lowercase();
-                        self.plan.class_of_name(std::slice::from_ref(relation), &name)
+                        of_relation(&self.plan, relation, &name)
                     };
                     names.iter().map(|name| of(name).map(|class| tally.class(&class))).collect()
                 };
@@ -304,6 +304,12 @@ impl Data {
     }
 }
 
+/// The class of a relation's own column.
+fn of_relation(plan: &Plan, relation: &Arc<str>, name: &str) -> Option<Arc<str>> {
+    let only = std::slice::from_ref(relation);
+    plan.class_of_name(only, name).or_else(|| plan.class_of_relation(only, name))
+}
+
 fn of_source(statement: &Statement<'_>, plan: &Arc<Plan>, count: usize, tally: &mut Tally) -> Columns {
     let header = statement.syntax.header;
     match &statement.source {
@@ -311,7 +317,7 @@ fn of_source(statement: &Statement<'_>, plan: &Arc<Plan>, count: usize, tally: &
             Columns::Header(Meaning::Unknown, Arc::clone(name))
         }
         Source::Relation { name, columns } => {
-            let of = |column: &String| plan.class_of_name(std::slice::from_ref(name), &column.to_lowercase());
+            let of = |column: &String| of_relation(plan, name, &column.to_lowercase());
             Columns::Known(columns.iter().map(|column| of(column).map(|class| tally.class(&class))).collect())
         }
         Source::Query(query) => match Meaning::of(Some(query)) {

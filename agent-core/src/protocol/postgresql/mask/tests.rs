@@ -101,6 +101,33 @@ fn hidden_values_are_masked_under_any_name() {
         ("select * from mine()", expr("x", TEXT), TEXT, "4111", "****"),
         ("select email from users", col("card", TEXT), TEXT, "4111", "****"),
         ("show my.card", expr("my.card", TEXT), TEXT, "4111", "****"),
+        ("select n from credit_cards", col("n", TEXT), TEXT, "4111", "****"),
+        ("select (u).email from users u", expr("email", TEXT), TEXT, "4111", "****"),
+        ("select array(select email from users)", expr("array", 1009), 1009, "{4111}", "{****}"),
+        ("select c from (values ((select email from users))) v(c)", expr("c", TEXT), TEXT, "4111", "****"),
+        (
+            "select column1 from (values ((select email from users))) v",
+            expr("column1", TEXT),
+            TEXT,
+            "4111",
+            "****",
+        ),
+        ("select x.id from users as x(email, id)", col("id", TEXT), TEXT, "4111", "****"),
+        ("select l.x from users u, lateral (select u.email as x) l", expr("x", TEXT), TEXT, "4111", "****"),
+        ("select U&\"\\0065mail\" as x from users", col("x", TEXT), TEXT, "4111", "****"),
+        ("select \"x\".\"email\" \"id\" from users \"x\"", col("id", TEXT), TEXT, "4111", "****"),
+        ("table users", col("email", TEXT), TEXT, "4111", "****"),
+        ("select string_agg(email, ',') from users", expr("string_agg", TEXT), TEXT, "4111", "****"),
+        ("select current_setting('my.card')", expr("current_setting", TEXT), TEXT, "4111", "****"),
+        (
+            "select x from xmltable('/' passing (select doc from d) columns x text) t",
+            expr("x", TEXT),
+            TEXT,
+            "4111",
+            "****",
+        ),
+        ("select data -> 'a' ->> 'card_number' from t", expr("?column?", TEXT), TEXT, "4111", "****"),
+        ("select * from rows from (f(1), g(2))", expr("f", TEXT), TEXT, "4111", "****"),
     ] {
         let mut d = Dialogue::new();
         d.ask(&query(text), Some(&plan()));
