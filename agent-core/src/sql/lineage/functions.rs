@@ -250,11 +250,33 @@ pub(super) fn is_pure(name: &str) -> bool {
     PURE.binary_search(&own).is_ok()
 }
 
+/// Functions that keep or send what they are given. Sorted.
+static KEEPING: &[&str] = &[
+    "dblink",
+    "dblink_exec",
+    "dblink_open",
+    "dblink_send_query",
+    "lo_from_bytea",
+    "lo_put",
+    "lowrite",
+    "pg_advisory_lock",
+    "pg_file_write",
+    "pg_logical_emit_message",
+    "pg_notify",
+    "set_config",
+    "setval",
+];
+
+/// True where the function keeps its arguments, or sends them where nobody masks them.
+pub(super) fn keeps(name: &str) -> bool {
+    KEEPING.binary_search(&name.strip_prefix("pg_catalog.").unwrap_or(name)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn names_are_sorted() {
-        assert!(super::PURE.is_sorted());
+        assert!(super::PURE.is_sorted() && super::KEEPING.is_sorted());
         assert!(super::is_pure("pg_catalog.lower") && super::is_pure("lower"));
         assert!(!super::is_pure("mine.lower") && !super::is_pure("query_to_xml"));
     }

@@ -111,6 +111,8 @@ fn what_is_kept_is_told() {
     assert_eq!(kept("insert into x (a) values ($1)"), "?={}false");
     assert_eq!(kept("update x set a = upper(card)"), "a={\"card\"}false");
     assert_eq!(kept("select card from t"), "");
+    assert_eq!(kept("select pg_notify('x', card) from t"), "?={\"card\"}false");
+    assert_eq!(kept("select 1 from t where set_config('a.b', card, false) is null"), "?={\"card\"}false");
 }
 
 #[test]

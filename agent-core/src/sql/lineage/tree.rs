@@ -6,12 +6,13 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AssignmentTarget, Expr, FunctionArg, FunctionArgExpr, Ident, Insert, ObjectName, OutputClause, Query,
-    Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, Visit, Visitor,
+    AssignmentTarget, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
+    OutputClause, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject, Visit,
+    Visitor,
 };
 
 use self::expression::{Expression, address, argument_of, tells_nothing};
-use super::functions::is_pure;
+use super::functions::{is_pure, keeps};
 use super::{Lineage, Origin, Output};
 use crate::sql::query::object_name;
 
@@ -271,6 +272,23 @@ impl Visitor for Reader {
                 let all = self.query(&cte.query).all();
                 self.renames_all(Some(&cte.alias), &all);
             }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && keeps(&object_name(&function.name))
+            && let FunctionArguments::List(list) = &function.args
+        {
+            let mut origin = Origin::default();
+            for argument in &list.args {
+                match argument_of(argument) {
+                    FunctionArgExpr::Expr(expr) => origin.add(&self.expression(expr)),
+                    _ => origin.opaque = true,
+                }
+            }
+            self.lineage.kept.push(Output { origin, ..Output::default() });
         }
         ControlFlow::Continue(())
     }
