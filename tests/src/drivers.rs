@@ -47,7 +47,7 @@ pub fn go(server: &Postgres, route: &Route<'_>, program: &str, arguments: &[&str
 }
 
 /// A Java program, without what a long run needs to be fast.
-fn jvm(source: &str, arguments: &[&str]) -> Command {
+pub fn jvm(source: &str, arguments: &[&str]) -> Command {
     let mut java = Command::new("java");
     java.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", clients::JDBC]);
     java.arg(client::clients().join(Path::new(source))).args(arguments);

@@ -6,9 +6,9 @@ use std::process::Command;
 use agent_core::mask::{Plan, Unmaskable};
 use agent_core::sensitive::Catalog;
 use anyhow::{Context, Result, ensure};
-use tests::client;
 use tests::relay::Relay;
 use tests::wire::{self, Wire};
+use tests::{client, drivers};
 use tokio_postgres::NoTls;
 use tokio_postgres::types::{FromSql, Kind, Type};
 use xtask::postgres::Postgres;
@@ -201,6 +201,11 @@ fn run(server: &Postgres, relay: &Relay, mut command: Command) -> Result<String>
 fn python(server: &Postgres, relay: &Relay, script: &str) -> Result<usize> {
     let mut command = Command::new(setup::python()?);
     command.arg(client::clients().join(script));
+    compared(server, relay, command)
+}
+
+/// Runs a client that says how many values it compared.
+fn compared(server: &Postgres, relay: &Relay, command: Command) -> Result<usize> {
     let said = run(server, relay, command)?;
     said.trim().strip_prefix("checked ").and_then(|n| n.parse().ok()).context(said)
 }
@@ -280,13 +285,15 @@ fn psql_sees_masked_values_through_a_test_relay() -> Result<()> {
 }
 
 #[test]
-fn python_drivers_decode_masked_values_through_a_test_relay() -> Result<()> {
+fn python_and_java_drivers_decode_masked_values_through_a_test_relay() -> Result<()> {
     let server = typed()?;
     let relay = relay(&server)?;
     let checked = python(&server, &relay, "mask_psycopg.py")?;
     assert!(checked > 1000, "{checked}");
     let checked = python(&server, &relay, "mask_asyncpg.py")?;
     assert!(checked > 300, "{checked}");
+    let checked = compared(&server, &relay, drivers::jvm("Masked.java", &[]))?;
+    assert!(checked > 100, "{checked}");
     assert!(relay.masked()["card"] > 40, "{:?}", relay.masked());
     assert_nothing_got_through(&server, &relay)
 }

@@ -59,7 +59,6 @@ struct Prepared {
 /// A portal, or a cursor.
 #[derive(Default)]
 struct Portal {
-    /// `None` where it was made before the session was gated.
     prepared: Option<Arc<Prepared>>,
     /// Formats of its result; `None` where they are not known.
     formats: Option<Box<[u16]>>,

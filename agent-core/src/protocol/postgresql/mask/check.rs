@@ -131,10 +131,19 @@ impl Masker {
     /// True where a Describe of the portal or of its statement was answered or waits.
     fn is_described(&self, portal: &[u8]) -> bool {
         let mut statement = None::<&[u8]>;
+        // A portal that is described, whose statement is still to be met.
+        let mut described = None::<&[u8]>;
         for ask in self.waiting.iter().rev() {
             match (ask, statement) {
                 (Ask::DescribePortal(name), None) if **name == *portal => return true,
                 (Ask::Bind { name, statement: own, .. }, None) if **name == *portal => statement = Some(own),
+                (Ask::DescribePortal(name), Some(_)) => described = Some(name),
+                (Ask::Bind { name, statement, .. }, Some(own)) if described == Some(&**name) => {
+                    if **statement == *own {
+                        return true;
+                    }
+                    described = None;
+                }
                 (Ask::DescribeStatement(name), Some(own)) if **name == *own => return true,
                 (Ask::Parse { name, .. }, Some(own)) if **name == *own => return false,
                 _ => {}

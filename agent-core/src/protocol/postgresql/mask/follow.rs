@@ -37,8 +37,17 @@ impl Masker {
     pub(super) fn bound(&mut self) {
         match self.waiting.pop_front() {
             Some(Ask::Bind { name, statement, formats, plan }) => {
-                let prepared = self.statements.get(&statement).cloned();
-                self.name_portal(name, Portal { prepared, formats, plan, described: OnceLock::new() });
+                let known = self.statements.get(&statement).cloned();
+                // Prepared before the session was gated: a description of its portal is kept with its name.
+                let prepared = known.unwrap_or_else(|| {
+                    let unknown = Arc::<Prepared>::default();
+                    self.name_statement(statement, Arc::clone(&unknown));
+                    unknown
+                });
+                self.name_portal(
+                    name,
+                    Portal { prepared: Some(prepared), formats, plan, described: OnceLock::new() },
+                );
             }
             _ => self.lost = true,
         }

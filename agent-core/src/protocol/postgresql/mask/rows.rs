@@ -96,6 +96,10 @@ impl Masker {
             Some(Ask::DescribePortal(name)) => {
                 if let (Some(body), Some(portal)) = (body, self.portals.get(name)) {
                     let _ = portal.described.set(columns(body)?);
+                    // Its statement has the same columns, and may be executed without being described again.
+                    if let Some(prepared) = &portal.prepared {
+                        let _ = prepared.described.set(columns(body)?);
+                    }
                 }
                 self.waiting.pop_front();
             }

@@ -208,6 +208,36 @@ fn a_portal_keeps_its_plan_over_its_row_limit() {
 }
 
 #[test]
+fn a_statement_that_was_described_by_its_portal_is_known() {
+    let mut d = Dialogue::new();
+    // As pgjdbc does it: the first execution describes its portal, later ones describe nothing.
+    let start =
+        [parse("S_1", "select * from t"), bind("", "S_1", &[]), describe(b'P', ""), execute(""), sync()];
+    d.ask(&start.concat(), Some(&plan()));
+    d.ask(&bind("", "S_1", &[1]), None);
+    assert_eq!(d.check(&execute("")), Ok(()), "its answer is still to come");
+    d.ask(&[execute(""), sync()].concat(), None);
+    let head = rows(&[col("id", INT), col("email", TEXT)]);
+    let answer = |value: &[u8]| {
+        [
+            message(b'1', b""),
+            message(b'2', b""),
+            head.clone(),
+            row(&[Some(b"7"), Some(value)]),
+            complete("SELECT 1"),
+            ready(),
+            message(b'2', b""),
+            row(&[Some(&[0, 0, 0, 7]), Some(value)]),
+            complete("SELECT 1"),
+            ready(),
+        ]
+    };
+    assert_eq!(d.answer(&answer(b"a@b.c")), Ok(answer(b"*****").concat()));
+    d.ask(&bind("C_1", "S_1", &[]), None);
+    assert_eq!(d.check(&execute("C_1")), Ok(()));
+}
+
+#[test]
 fn names_mean_what_they_mean_in_the_server() {
     let mut d = Dialogue::new();
     let email = "select email as id from t";
@@ -277,7 +307,17 @@ fn a_session_joined_midway_is_masked_by_descriptions_or_not_at_all() {
     d.ask(&[bind("", "old", &[]), execute("")].concat(), Some(&plan()));
     assert_eq!(d.check(&execute("")), Ok(()));
     let seen = d.answer(&[bound.clone(), row(&[Some(b"a"), Some(b"1"), Some(b"b")])]);
-    assert_eq!(seen, Ok([bound, row(&[Some(b"*"), Some(b"1"), Some(b"*")])].concat()));
+    assert_eq!(seen, Ok([bound.clone(), row(&[Some(b"*"), Some(b"1"), Some(b"*")])].concat()));
+    // Described by a portal of it, executed by another.
+    let mut d = Dialogue::new();
+    let start = [bind("", "old", &[]), describe(b'P', ""), sync(), bind("", "old", &[])].concat();
+    d.ask(&[start, execute("")].concat(), Some(&plan()));
+    let seen =
+        d.answer(&[bound.clone(), rows(&[col("email", TEXT)]), ready(), bound.clone(), row(&[Some(b"a")])]);
+    assert_eq!(
+        seen,
+        Ok([bound.clone(), rows(&[col("email", TEXT)]), ready(), bound, row(&[Some(b"*")])].concat())
+    );
 }
 
 #[test]
