@@ -3,6 +3,9 @@
 //! Enums cross as integers, padding is named, everything is in host byte order unless a field says otherwise.
 #![no_std]
 
+pub mod gate; // what gate and kernel share
+pub mod shape; // a statement -> what the kernel side knows it by
+
 /// Raised with every change of a record or a map; the agent refuses an object built for another one.
 pub const ABI_VERSION: u32 = 3;
 
@@ -506,6 +509,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
+    use super::gate::{Framing, Known, Lane, Name, Shared, Tally};
     use super::{Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket};
 
     macro_rules! pod {
@@ -515,4 +519,5 @@ mod user {
         )* };
     }
     pod!(Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket);
+    pod!(Framing, Known, Lane, Name, Shared, Tally);
 }

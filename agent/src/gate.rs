@@ -24,6 +24,8 @@ pub mod message; // requests and answers, one datagram each
 pub mod kill; // request -> the kernel -> outcome
 mod cancel; // what a killed session had asked for -> stopped
 pub mod shim; // the process that does it
+pub mod guard; // kernel programs -> enrolled connections
+pub mod lanes; // memory that agent, shim and kernel share
 
 use cancel::Cancels;
 pub use message::Outcome;

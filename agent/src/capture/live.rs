@@ -391,7 +391,7 @@ fn descriptor(map: &Map) -> Option<OwnedFd> {
     data.fd().as_fd().try_clone_to_owned().ok()
 }
 
-pub(super) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, CaptureError>
+pub(crate) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, CaptureError>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {

@@ -1,0 +1,148 @@
+//! The ABI of the gate: what its kernel programs, the shim and the agent share. All of it lies in memory that each of
+//! them has mapped, or in maps that outlive the shim.
+
+/// What to do with a message whose first byte is this: value of [`Framing::acts`].
+pub mod act {
+    /// Cannot ask for anything.
+    pub const PASS: u8 = 0;
+    /// A text follows the header up to the end, ended by NUL.
+    pub const TEXT: u8 = 1;
+    /// A name, then a text, each ended by NUL: the text goes by that name from now on.
+    pub const NAMED_TEXT: u8 = 2;
+    /// A name that does not matter, then one of a text, each ended by NUL.
+    pub const NAMED: u8 = 3;
+    /// Always to the shim.
+    pub const HOLD: u8 = 4;
+}
+
+/// How a protocol's messages lie in the stream, in words that need no protocol: value of the map `FRAMINGS`. A message
+/// is a first byte, a length of four bytes in network order, and what follows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Framing {
+    /// What to add to the length to get the whole message's.
+    pub more: u32,
+    /// Zero.
+    pub padding: u32,
+    /// By a message's first byte: see [`act`].
+    pub acts: [u8; 256],
+}
+
+/// Bytes of a message's header.
+pub const HEADER: u32 = 5;
+/// Longest name of a prepared text that the kernel side follows.
+pub const NAME_MAX: u32 = 64;
+/// Most messages that the kernel side looks at in one piece of a stream.
+pub const MESSAGES_MAX: u32 = 24;
+
+/// What all of the gate shares: the map `SHARED`, mapped by agent and shim.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shared {
+    /// 1: new connections are enrolled, and those that are pass through the gate. 0: everything passes. The agent's.
+    pub armed: u32,
+    /// 1: without a shim nothing passes. 0: everything does. The agent's.
+    pub closed: u32,
+    /// When the shim was last at work: nanoseconds of `CLOCK_MONOTONIC`. The shim's.
+    pub pulse: u64,
+    /// A shim whose pulse is older than this is not there; nanoseconds. The agent's.
+    pub patience: u64,
+    /// Most bytes of a connection that may wait in the shim. The agent's.
+    pub held_max: u64,
+    /// Key of the hashes of texts. The agent's.
+    pub key: [u64; 2],
+}
+
+/// What a lane is for.
+pub mod lane {
+    /// Nothing.
+    pub const FREE: u32 = 0;
+    /// A connection.
+    pub const OPEN: u32 = 1;
+    /// A connection that is gone; the shim cleans up and frees it.
+    pub const CLOSED: u32 = 2;
+}
+
+/// One enrolled connection: an element of the map `LANES`, mapped by agent and shim.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lane {
+    /// Bit 0: what comes goes to the shim. Above: bytes that went there since that began. Kernel side and shim change it
+    /// atomically: the shim sets it to 0 only where it has forwarded exactly what went there.
+    pub word: u64,
+    /// Bytes of these that were forwarded. The shim's.
+    pub forwarded: u64,
+    /// Cookie of the enrolled socket. The kernel side's.
+    pub cookie: u64,
+    /// Statements that were known and went by. The kernel side's.
+    pub passed: u64,
+    /// See [`lane`]. The kernel side's; the shim frees.
+    pub state: u32,
+    /// 1: nothing is looked at any more. The shim's.
+    pub pass: u32,
+    /// Whose known texts pass. The shim's.
+    pub class: u32,
+    /// Index into `FRAMINGS`. The kernel side's.
+    pub framing: u32,
+    /// Bytes of a passing message that come with the next piece. The kernel side's.
+    pub remain: u32,
+    /// 1: the next piece that is looked at begins with a message. The kernel side's.
+    pub anew: u32,
+    /// Bytes of a passing message at the beginning of what went to the shim first. The kernel side's.
+    pub skip: u32,
+    /// 1: more waited than may wait, and bytes are lost. The kernel side's.
+    pub overflow: u32,
+}
+
+/// Key of the map `KNOWN`: a text that may pass.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Known {
+    /// See [`crate::shape`].
+    pub hash: u64,
+    /// Of which lanes.
+    pub class: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// Key of the map `NAMES`; its value is the hash of the text that goes by this name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// The connection.
+    pub cookie: u64,
+    /// Hash of the name.
+    pub hash: u64,
+}
+
+/// Value of the per-CPU map `TALLY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections enrolled.
+    pub enrolled: u64,
+    /// Connections that found no free lane.
+    pub crowded: u64,
+    /// Connections that the kernel did not let in.
+    pub refused: u64,
+    /// Pieces that went to the shim.
+    pub held: u64,
+    /// Pieces that passed.
+    pub passed: u64,
+    /// Pieces that found no shim at work.
+    pub unguarded: u64,
+    /// Pieces that could not be handed over.
+    pub failed: u64,
+    /// Pieces that were dropped because too much waited.
+    pub overflowed: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Framing>() == 264);
+    assert!(size_of::<Shared>() == 48);
+    assert!(size_of::<Lane>() == 64);
+    assert!(size_of::<Known>() == 16);
+    assert!(size_of::<Name>() == 16);
+    assert!(size_of::<Tally>() == 64);
+};

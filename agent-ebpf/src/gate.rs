@@ -1,0 +1,495 @@
+//! Kernel programs of the gate: what a client sends to an enrolled server's socket -> on to the server, or to the shim.
+//!
+//! A text that was judged before, for this kind of session, is known by its hash and passes; all else is held. They know
+//! sockets, bytes and a [`Framing`] that says where texts stand, never a protocol.
+#![no_std]
+#![no_main]
+// The bpf target has no atomic types; the instruction exists since 5.12.
+#![feature(asm_experimental_arch)]
+
+use core::arch::asm;
+use core::ffi::c_void;
+use core::ptr::{read_volatile, write_volatile};
+
+use agent_common::gate::{
+    Framing, HEADER, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, Shared, Tally, act, lane as state,
+};
+use agent_common::shape::{Shape, TEXT_MAX};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_F_INGRESS, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, sk_action::SK_DROP, sk_action::SK_PASS,
+    },
+    helpers::{
+        bpf_get_socket_cookie, bpf_ktime_get_ns,
+        generated::{bpf_loop, bpf_skb_load_bytes},
+    },
+    macros::{map, sk_msg, sock_ops, stream_verdict},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, SockHash},
+    programs::{SkBuffContext, SkMsgContext, SockOpsContext},
+};
+
+const TCP_CLOSE: u32 = 7;
+
+/// Enrolled sockets of servers, by cookie.
+#[map]
+static GUARDED: SockHash<u64> = SockHash::with_max_entries(1 << 12, 0);
+/// The shim's sockets, by lane.
+#[map]
+static SHIMS: SockHash<u64> = SockHash::with_max_entries(1 << 12, 0);
+/// Which lane a shim's socket serves, by its ports: its own in the upper half.
+#[map]
+static SERVES: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, BPF_F_NO_PREALLOC);
+/// Enrolled sockets: cookie -> lane.
+#[map]
+static GATED: HashMap<u64, u32> = HashMap::with_max_entries(1 << 12, BPF_F_NO_PREALLOC);
+/// See [`Lane`].
+#[map]
+static LANES: Array<Lane> = Array::with_max_entries(1 << 12, BPF_F_MMAPABLE);
+/// What is being looked at, by lane. One socket is looked at by one processor at a time; a processor may be taken from
+/// one socket to another in the middle of it. All that a walk remembers is in here as well: the verifier follows every
+/// value on the stack through every turn of a loop, and gives up.
+#[map]
+static BUFFERS: Array<Buffer> = Array::with_max_entries(1 << 12, 0);
+/// Lanes that have their shim's socket and no connection.
+#[map]
+static FREE: Queue<u32> = Queue::with_max_entries(1 << 12, 0);
+/// Server ports whose connections are enrolled: which framing they have.
+#[map]
+static PORTS: HashMap<u16, u32> = HashMap::with_max_entries(256, 0);
+/// See [`Framing`].
+#[map]
+static FRAMINGS: Array<Framing> = Array::with_max_entries(8, 0);
+/// Texts that pass.
+#[map]
+static KNOWN: HashMap<Known, u32> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+/// Names of prepared texts -> hashes of the texts.
+#[map]
+static NAMES: LruHashMap<Name, u64> = LruHashMap::with_max_entries(1 << 16, 0);
+/// See [`Shared`].
+#[map]
+static SHARED: Array<Shared> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Totals.
+#[map]
+static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+fn tally(change: impl FnOnce(&mut Tally)) {
+    if let Some(tally) = TALLY.get_ptr_mut(0) {
+        // SAFETY: this CPU's slot, checked above.
+        change(unsafe { &mut *tally });
+    }
+}
+
+/// A connection to an enrolled port is accepted, or an enrolled one is gone.
+#[sock_ops]
+pub fn weir_enrol(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => enrol(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => leave(&ctx),
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn enrol(ctx: &SockOpsContext) {
+    // SAFETY: the verifier checks every read of the context.
+    let port = unsafe { read_volatile(&raw const (*ctx.ops).local_port) } as u16;
+    // SAFETY: entries are plain numbers.
+    let Some(&framing) = (unsafe { PORTS.get(&port) }) else { return };
+    if shared().is_none_or(|shared| shared.armed == 0) {
+        return;
+    }
+    let Ok(Some(index)) = FREE.pop() else {
+        tally(|t| t.crowded += 1);
+        return;
+    };
+    let Some(lane) = LANES.get_ptr_mut(index) else { return };
+    // SAFETY: a helper without preconditions but a valid context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: the pointer was checked; nobody else uses a lane that was free.
+    unsafe {
+        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, anew: 1, ..Lane::default() };
+    }
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags as i32);
+    let mut key = cookie;
+    // SAFETY: the context's pointer is valid for the call.
+    let let_in = GATED.insert(&cookie, &index, 0).is_ok()
+        && GUARDED.update(&mut key, unsafe { &mut *ctx.ops }, 0).is_ok();
+    if let_in {
+        tally(|t| t.enrolled += 1);
+    } else {
+        let _ = GATED.remove(&cookie);
+        // SAFETY: as above.
+        unsafe { write_volatile(&raw mut (*lane).state, state::CLOSED) };
+        tally(|t| t.refused += 1);
+    }
+}
+
+#[inline(always)]
+fn leave(ctx: &SockOpsContext) {
+    // SAFETY: a helper without preconditions but a valid context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: entries are plain numbers.
+    let Some(&index) = (unsafe { GATED.get(&cookie) }) else { return };
+    if let Some(lane) = LANES.get_ptr_mut(index) {
+        // SAFETY: the pointer was checked.
+        unsafe { write_volatile(&raw mut (*lane).state, state::CLOSED) };
+    }
+    let _ = GATED.remove(&cookie);
+}
+
+#[inline(always)]
+fn shared() -> Option<&'static Shared> {
+    SHARED.get(0)
+}
+
+/// What a client has sent and its server has not read yet.
+#[stream_verdict]
+pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
+    let size = ctx.len();
+    if size == 0 {
+        // The end of the stream. Redirected it would be an error that the shim reads for ever.
+        return SK_PASS;
+    }
+    // SAFETY: helpers without preconditions but a valid context.
+    let (cookie, now) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
+    // SAFETY: entries are plain numbers.
+    let Some(&index) = (unsafe { GATED.get(&cookie) }) else { return SK_PASS };
+    let Some(lane) = LANES.get_ptr_mut(index) else { return SK_PASS };
+    let Some(shared) = shared() else { return SK_PASS };
+    // SAFETY: checked above; the kernel side is alone with its fields, the shim's are plain words.
+    let lane = unsafe { &mut *lane };
+    if volatile(&lane.pass) != 0 || volatile(&shared.armed) == 0 && volatile(&lane.word) & 1 == 0 {
+        return SK_PASS;
+    }
+    if volatile(&shared.pulse) + volatile(&shared.patience) < now {
+        tally(|t| t.unguarded += 1);
+        // Behind what the shim has and does not hand on nothing may pass: that would be another order.
+        let held = volatile(&lane.word) & 1 != 0;
+        return if held || volatile(&shared.closed) != 0 { SK_DROP } else { SK_PASS };
+    }
+    let size64 = u64::from(size);
+    let waiting = volatile(&lane.word);
+    if waiting & 1 != 0 {
+        if (waiting >> 1) + size64 > volatile(&lane.forwarded) + volatile(&shared.held_max) {
+            lane.overflow = 1;
+            tally(|t| t.overflowed += 1);
+            return SK_DROP;
+        }
+        if add(lane, size64 << 1) & 1 != 0 {
+            return hold(&ctx, index);
+        }
+        // The shim has let go in this very moment.
+        add(lane, (size64 << 1).wrapping_neg());
+    }
+    if lane.anew != 0 {
+        lane.remain = 0;
+        lane.anew = 0;
+    }
+    let start = lane.remain;
+    let Some(buffer) = BUFFERS.get_ptr_mut(index) else { return SK_PASS };
+    // SAFETY: checked above, and this socket's alone.
+    let look = unsafe { &mut (*buffer).look };
+    *look = Look {
+        at: start,
+        size,
+        risky: 1,
+        passed: 0,
+        framing: lane.framing,
+        class: volatile(&lane.class),
+        cookie,
+        key: shared.key,
+    };
+    let mut walk = Walk { skb: ctx.as_ptr(), index: u64::from(index) };
+    // SAFETY: the callback takes what it is given, and is gone when this returns.
+    unsafe {
+        bpf_loop(MESSAGES_MAX, message as *mut c_void, (&raw mut walk).cast(), 0);
+    }
+    if volatile(&look.risky) == 0 {
+        lane.remain = volatile(&look.at) - size;
+        lane.passed += u64::from(volatile(&look.passed));
+        tally(|t| t.passed += 1);
+        return SK_PASS;
+    }
+    lane.skip = start;
+    lane.anew = 1;
+    lane.forwarded = 0;
+    add(lane, size64 << 1 | 1);
+    hold(&ctx, index)
+}
+
+#[inline(always)]
+fn hold(ctx: &SkBuffContext, index: u32) -> u32 {
+    let mut key = u64::from(index);
+    let verdict = SHIMS.redirect_skb(ctx, &mut key, u64::from(BPF_F_INGRESS)) as u32;
+    tally(|t| if verdict == SK_PASS { t.held += 1 } else { t.failed += 1 });
+    verdict
+}
+
+/// Adds to a lane's word; gives what it was.
+#[inline(always)]
+fn add(lane: &mut Lane, what: u64) -> u64 {
+    let mut value = what;
+    // SAFETY: the word is aligned, and everybody changes it atomically.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+            value = inout(reg) value,
+            word = in(reg) &raw mut lane.word,
+        );
+    }
+    value
+}
+
+#[inline(always)]
+fn volatile<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { read_volatile(value) }
+}
+
+/// Keeps the compiler from checking one register and using another, which the verifier does not follow.
+#[inline(always)]
+fn opaque(value: u32) -> u64 {
+    let mut value = u64::from(value);
+    // SAFETY: copies a register to itself.
+    unsafe { asm!("{value} = {value}", value = inout(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// What a lane's looks need: see [`BUFFERS`].
+#[repr(C)]
+pub struct Buffer {
+    bytes: [u8; TEXT_MAX as usize],
+    look: Look,
+    read: Read,
+}
+
+/// A walk over the messages of a piece.
+#[repr(C)]
+struct Walk {
+    skb: *mut c_void,
+    /// The lane.
+    index: u64,
+}
+
+/// How far it is.
+#[repr(C)]
+struct Look {
+    /// Where the next message begins.
+    at: u32,
+    size: u32,
+    /// 0 once all of the piece is known to be harmless.
+    risky: u32,
+    passed: u32,
+    framing: u32,
+    class: u32,
+    cookie: u64,
+    key: [u64; 2],
+}
+
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// Looks at one message; what is not known to be harmless ends the walk.
+unsafe extern "C" fn message(_number: u32, walk: *mut c_void) -> i64 {
+    // SAFETY: the caller's, and only ours while the walk goes on.
+    let walk = unsafe { &*walk.cast::<Walk>() };
+    let index = walk.index as u32;
+    let Some(buffer) = BUFFERS.get_ptr_mut(index) else { return STOP };
+    // SAFETY: checked above, and this socket's alone.
+    let Buffer { bytes, look, read } = unsafe { &mut *buffer };
+    if look.at >= look.size {
+        look.risky = 0;
+        return STOP;
+    }
+    let left = look.size - look.at;
+    if left < HEADER || !load(walk.skb, look.at, bytes, HEADER) {
+        return STOP;
+    }
+    let Some(framing) = FRAMINGS.get(look.framing) else { return STOP };
+    let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    let whole = length.wrapping_add(framing.more);
+    if whole < HEADER || whole > 1 << 30 {
+        return STOP;
+    }
+    let act = framing.acts[usize::from(bytes[0])];
+    let known = match act {
+        act::PASS => true,
+        act::TEXT | act::NAMED_TEXT | act::NAMED => {
+            let have = if left < whole { left } else { whole };
+            let body = have - HEADER;
+            let take = if body < TEXT_MAX { body } else { TEXT_MAX };
+            // A text that is not all here, or longer than what is looked at, is held.
+            let fits = left >= whole && body <= TEXT_MAX;
+            (act == act::NAMED || fits)
+                && load(walk.skb, look.at + HEADER, bytes, take)
+                && is_known(look, read, index, take, act)
+        }
+        _ => false,
+    };
+    if !known {
+        return STOP;
+    }
+    look.at += whole;
+    GO_ON
+}
+
+#[inline(always)]
+fn load(skb: *mut c_void, from: u32, buffer: &mut [u8; TEXT_MAX as usize], length: u32) -> bool {
+    let length = opaque(length);
+    if length == 0 || length > u64::from(TEXT_MAX) {
+        return false;
+    }
+    // SAFETY: the buffer is as long as checked.
+    unsafe { bpf_skb_load_bytes(skb, from, buffer.as_mut_ptr().cast(), length as u32) == 0 }
+}
+
+/// A walk over the bytes of a message: names, then a text.
+#[repr(C)]
+struct Read {
+    shape: Shape,
+    key: [u64; 2],
+    /// Hash of the last name.
+    name: u64,
+    length: u32,
+    /// Names that are still to come.
+    names: u32,
+    /// Bytes of the name that is being read.
+    named: u32,
+    /// 1 where a text follows the names.
+    texts: u32,
+    /// Where the last NUL that counts stands, and one more; 0 before it is found.
+    end: u32,
+}
+
+/// Bytes that one call of [`bytes`] reads.
+const STEP: u32 = 1;
+
+/// Reads what stands in the first `length` bytes of the buffer: names and a text as `act` says.
+#[inline(always)]
+fn is_known(look: &mut Look, read: &mut Read, index: u32, length: u32, act: u8) -> bool {
+    let names = match act {
+        act::TEXT => 0u32,
+        act::NAMED_TEXT => 1,
+        _ => 2,
+    };
+    *read = Read {
+        shape: Shape::new(look.key),
+        key: look.key,
+        name: 0,
+        length,
+        names,
+        named: 0,
+        texts: (act != act::NAMED) as u32,
+        end: 0,
+    };
+    // SAFETY: the callback takes what it is given, and is gone when this returns.
+    unsafe {
+        let mut lane = u64::from(index);
+        bpf_loop(length.div_ceil(STEP), bytes as *mut c_void, (&raw mut lane).cast(), 0);
+    }
+    if read.end == 0 || read.named > NAME_MAX {
+        return false;
+    }
+    let name = Name { cookie: look.cookie, hash: read.name };
+    let hash = if act == act::NAMED {
+        // SAFETY: entries are plain numbers.
+        match unsafe { NAMES.get(&name) } {
+            Some(&hash) => hash,
+            None => return false,
+        }
+    } else {
+        // What follows a text's NUL in the same message was not judged with it.
+        if act == act::TEXT && read.end != length {
+            return false;
+        }
+        read.shape.finish()
+    };
+    let known = Known { hash, class: look.class, padding: 0 };
+    // SAFETY: entries are plain numbers.
+    if hash == 0 || unsafe { KNOWN.get(&known) }.is_none() {
+        return false;
+    }
+    if act == act::NAMED_TEXT && NAMES.insert(&name, &hash, 0).is_err() {
+        return false;
+    }
+    look.passed += 1;
+    true
+}
+
+/// Reads the next few bytes.
+unsafe extern "C" fn bytes(number: u32, lane: *mut c_void) -> i64 {
+    // SAFETY: the caller's number of the lane.
+    let lane = unsafe { *lane.cast::<u64>() } as u32;
+    let Some(buffer) = BUFFERS.get_ptr_mut(lane) else { return STOP };
+    // SAFETY: checked above, and this socket's alone.
+    let Buffer { bytes: buffer, read, .. } = unsafe { &mut *buffer };
+    let mut shape = read.shape;
+    let mut k = 0u32;
+    while k < STEP {
+        let at = number * STEP + k;
+        k += 1;
+        if at >= TEXT_MAX || at >= read.length {
+            read.shape = shape;
+            return STOP;
+        }
+        let byte = buffer[(opaque(at) & u64::from(TEXT_MAX - 1)) as usize];
+        if byte == 0 {
+            if read.names > 0 {
+                read.name = shape.finish();
+                read.names -= 1;
+                if read.names > 0 {
+                    // Only the last name matters, and how long the others are does not.
+                    read.named = 0;
+                }
+                shape = Shape::new(read.key);
+            } else if read.texts != 0 {
+                read.end = at + 1;
+            }
+            if read.names == 0 && read.texts == 0 {
+                read.end = at + 1;
+            }
+            if read.end != 0 {
+                read.shape = shape;
+                return STOP;
+            }
+        } else if read.names > 0 {
+            shape.raw(byte);
+            read.named += 1;
+        } else {
+            shape.step(byte);
+        }
+    }
+    read.shape = shape;
+    GO_ON
+}
+
+/// What the shim lets through: into its server's socket.
+#[sk_msg]
+pub fn weir_release(ctx: SkMsgContext) -> u32 {
+    // SAFETY: the verifier checks every read of the context.
+    let (own, other) = unsafe {
+        (read_volatile(&raw const (*ctx.msg).local_port), read_volatile(&raw const (*ctx.msg).remote_port))
+    };
+    let ports = own << 16 | u32::from(u32::from_be(other) as u16);
+    // SAFETY: entries are plain numbers.
+    let Some(&index) = (unsafe { SERVES.get(&ports) }) else { return SK_DROP };
+    let Some(lane) = LANES.get_ptr_mut(index) else { return SK_DROP };
+    // SAFETY: checked above.
+    let mut cookie = unsafe { (*lane).cookie };
+    GUARDED.redirect_msg(&ctx, &mut cookie, u64::from(BPF_F_INGRESS)) as u32
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,193 @@
+//! The kernel side of the gate: loaded, attached, armed and taken away again by the agent.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use agent_common::gate::{Framing, Shared, Tally};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SockHash};
+use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
+use aya::{Ebpf, EbpfLoader};
+
+use super::lanes::{Lanes, Page};
+use crate::capture::live::{CaptureError, cgroup2, typed};
+
+/// The kernel programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-gate"));
+
+/// Most connections that can be enrolled at once.
+pub const LANES: u32 = 4096;
+
+/// The attached programs and their maps. Dropping it lets every connection go.
+pub struct Guard {
+    _ebpf: Ebpf,
+    guarded: SockHash<MapData, u64>,
+    ports: HashMap<MapData, u16, u32>,
+    gated: HashMap<MapData, u64, u32>,
+    tally: PerCpuArray<MapData, Tally>,
+    shared: Page<Shared>,
+    lanes: Lanes,
+    /// What the shim works with, in the order of [`Part`].
+    parts: Vec<OwnedFd>,
+}
+
+/// The maps that the shim works with: which descriptor of a message is which.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// Its sockets, by lane.
+    Shims,
+    /// Which lane a socket serves.
+    Serves,
+    /// Lanes.
+    Lanes,
+    /// Lanes that are free.
+    Free,
+    /// Texts that pass.
+    Known,
+    /// Names of texts.
+    Names,
+    /// What all share.
+    Shared,
+}
+
+impl Part {
+    /// All of them, in order, with the names of their maps.
+    pub const ALL: [(Part, &'static str); 7] = [
+        (Part::Shims, "SHIMS"),
+        (Part::Serves, "SERVES"),
+        (Part::Lanes, "LANES"),
+        (Part::Free, "FREE"),
+        (Part::Known, "KNOWN"),
+        (Part::Names, "NAMES"),
+        (Part::Shared, "SHARED"),
+    ];
+}
+
+fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
+    let (Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::Queue(data)
+    | Map::SockHash(data)) = map
+    else {
+        return None;
+    };
+    Some(data.fd().as_fd())
+}
+
+impl Guard {
+    /// Loads and attaches everything; nothing is enrolled before [`Guard::arm`] and [`Guard::enrol_port`].
+    pub fn attach(framings: &[Framing], shared: Shared) -> Result<Self, CaptureError> {
+        let mut loader = EbpfLoader::new();
+        for name in ["GUARDED", "SHIMS", "SERVES", "GATED", "LANES", "BUFFERS", "FREE"] {
+            loader.map_max_entries(name, LANES);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        let mut parts = Vec::new();
+        for (_, name) in Part::ALL {
+            let map = ebpf.map(name).and_then(fd).ok_or(CaptureError::Missing(name))?;
+            parts.push(map.try_clone_to_owned().map_err(|source| CaptureError::Open { path: name.into(), source })?);
+        }
+        let mapped = |part: Part| parts[part as usize].as_fd();
+        let open = |source| CaptureError::Open { path: "a map of the gate".into(), source };
+        let page = Page::map(mapped(Part::Shared)).map_err(open)?;
+        page.set(&shared);
+        let lanes = Lanes::map(mapped(Part::Lanes), LANES as usize).map_err(open)?;
+        let mut map = |name| ebpf.take_map(name).ok_or(CaptureError::Missing(name));
+        let mut stored: Array<_, Framing> = Array::try_from(map("FRAMINGS")?)?;
+        for (index, framing) in (0..).zip(framings) {
+            stored.set(index, framing, 0)?;
+        }
+        let guarded: SockHash<_, u64> = SockHash::try_from(map("GUARDED")?)?;
+        let shims: SockHash<_, u64> = SockHash::try_from(map("SHIMS")?)?;
+        let ports = HashMap::try_from(map("PORTS")?)?;
+        let gated = HashMap::try_from(map("GATED")?)?;
+        let tally = PerCpuArray::try_from(map("TALLY")?)?;
+        {
+            let name = "weir_verdict";
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            let program: &mut SkSkb = typed(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.attach(guarded.fd()).map_err(refused)?;
+        }
+        {
+            let name = "weir_release";
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            let program: &mut SkMsg = typed(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.attach(shims.fd()).map_err(refused)?;
+        }
+        {
+            let name = "weir_enrol";
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            let path = cgroup2()?;
+            let root = File::open(&path).map_err(|source| CaptureError::Open { path, source })?;
+            let program: &mut SockOps = typed(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        Ok(Self { _ebpf: ebpf, guarded, ports, gated, tally, shared: page, lanes, parts })
+    }
+
+    /// What the shim is given.
+    pub fn parts(&self) -> Vec<RawFd> {
+        self.parts.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// What all of the gate shares.
+    pub fn shared(&self) -> &Page<Shared> {
+        &self.shared
+    }
+
+    /// The lanes.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// From now on connections to this port are enrolled.
+    pub fn enrol_port(&mut self, port: u16, framing: u32) {
+        if let Err(error) = self.ports.insert(port, framing, 0) {
+            tracing::warn!(%error, port, "the gate cannot watch this port");
+        }
+    }
+
+    /// Takes a connection out of the gate.
+    pub fn let_go(&mut self, cookie: u64) {
+        let _ = self.guarded.remove(&cookie);
+        let _ = self.gated.remove(&cookie);
+    }
+
+    /// Cookies of all enrolled connections.
+    pub fn enrolled(&self) -> Vec<u64> {
+        self.gated.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Totals of all CPUs.
+    pub fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        if let Ok(values) = self.tally.get(&0, 0) {
+            for one in values.iter() {
+                sum.enrolled += one.enrolled;
+                sum.crowded += one.crowded;
+                sum.refused += one.refused;
+                sum.held += one.held;
+                sum.passed += one.passed;
+                sum.unguarded += one.unguarded;
+                sum.failed += one.failed;
+                sum.overflowed += one.overflowed;
+            }
+        }
+        sum
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The programs refer to the maps and the maps to the programs: without this they would outlive the agent until
+        // the last connection closes.
+        self.shared.armed(false);
+        for cookie in self.enrolled() {
+            self.let_go(cookie);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Memory of the gate's maps that agent and shim have mapped: one word of it is changed by one of them, or atomically.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use agent_common::gate::{Lane, Shared};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// One value of a map, mapped.
+pub struct Page<T> {
+    at: NonNull<T>,
+    length: usize,
+}
+
+// SAFETY: shared memory whose words are read and written one at a time.
+unsafe impl<T> Send for Page<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Page<T> {}
+
+impl<T> Page<T> {
+    fn many(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        // Elements of an array that can be mapped lie one behind the other, each aligned to 8.
+        let length = NonZeroUsize::new(size_of::<T>() * count).ok_or(io::ErrorKind::InvalidInput)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, of as many bytes as the map has (else the kernel refuses).
+        let at = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, fd, 0)? };
+        Ok(Self { at: at.cast(), length: length.get() })
+    }
+
+    /// Maps a map's only value.
+    pub fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::many(fd, 1)
+    }
+}
+
+impl<T> Drop for Page<T> {
+    fn drop(&mut self) {
+        // SAFETY: made by `many`, and nobody holds a reference into it any more.
+        let _ = unsafe { munmap(self.at.cast(), self.length) };
+    }
+}
+
+macro_rules! word {
+    ($atomic:ty, $place:expr) => {
+        // SAFETY: mapped for as long as `self`, aligned, and only ever changed as a whole word.
+        unsafe { <$atomic>::from_ptr(&raw mut $place) }
+    };
+}
+
+impl Page<Shared> {
+    /// Fills it in before anybody else looks at it.
+    pub fn set(&self, shared: &Shared) {
+        // SAFETY: mapped for as long as `self`.
+        unsafe { self.at.as_ptr().write_volatile(*shared) };
+    }
+
+    /// The key of hashes; never changes.
+    pub fn key(&self) -> [u64; 2] {
+        // SAFETY: mapped for as long as `self`.
+        unsafe { (*self.at.as_ptr()).key }
+    }
+
+    /// Whether connections go through the gate.
+    pub fn armed(&self, armed: bool) {
+        word!(AtomicU32, (*self.at.as_ptr()).armed).store(u32::from(armed), Ordering::SeqCst);
+    }
+
+    /// Whether they do.
+    pub fn is_armed(&self) -> bool {
+        word!(AtomicU32, (*self.at.as_ptr()).armed).load(Ordering::SeqCst) != 0
+    }
+
+    /// The shim is at work at this time.
+    pub fn beat(&self, now: u64) {
+        word!(AtomicU64, (*self.at.as_ptr()).pulse).store(now, Ordering::Release);
+    }
+
+    /// When the shim was at work last.
+    pub fn pulse(&self) -> u64 {
+        word!(AtomicU64, (*self.at.as_ptr()).pulse).load(Ordering::Acquire)
+    }
+}
+
+/// All lanes.
+pub struct Lanes {
+    page: Page<Lane>,
+    count: usize,
+}
+
+/// Words of one lane.
+#[derive(Clone, Copy)]
+pub struct LaneRef<'a> {
+    at: *mut Lane,
+    _of: std::marker::PhantomData<&'a Lanes>,
+}
+
+impl Lanes {
+    /// Maps the map of lanes.
+    pub fn map(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        Ok(Self { page: Page::many(fd, count)?, count })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// One of them; none beyond the last.
+    pub fn get(&self, index: usize) -> Option<LaneRef<'_>> {
+        if index >= self.count {
+            return None;
+        }
+        // SAFETY: within the mapping.
+        let at = unsafe { self.page.at.as_ptr().add(index) };
+        Some(LaneRef { at, _of: std::marker::PhantomData })
+    }
+}
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $get:ident $set:ident $field:ident: $atomic:ty = $value:ty;)*) => { $(
+        $(#[$doc])*
+        pub fn $get(self) -> $value {
+            word!($atomic, (*self.at).$field).load(Ordering::SeqCst)
+        }
+        /// Sets it.
+        pub fn $set(self, value: $value) {
+            word!($atomic, (*self.at).$field).store(value, Ordering::SeqCst);
+        }
+    )* };
+}
+
+impl LaneRef<'_> {
+    fields! {
+        /// See [`Lane::word`].
+        word set_word word: AtomicU64 = u64;
+        /// See [`Lane::forwarded`].
+        forwarded set_forwarded forwarded: AtomicU64 = u64;
+        /// See [`Lane::cookie`].
+        cookie set_cookie cookie: AtomicU64 = u64;
+        /// See [`Lane::passed`].
+        passed set_passed passed: AtomicU64 = u64;
+        /// See [`Lane::state`].
+        state set_state state: AtomicU32 = u32;
+        /// See [`Lane::pass`].
+        pass set_pass pass: AtomicU32 = u32;
+        /// See [`Lane::class`].
+        class set_class class: AtomicU32 = u32;
+        /// See [`Lane::framing`].
+        framing set_framing framing: AtomicU32 = u32;
+        /// See [`Lane::skip`].
+        skip set_skip skip: AtomicU32 = u32;
+        /// See [`Lane::overflow`].
+        overflow set_overflow overflow: AtomicU32 = u32;
+    }
+
+    /// Opens the fast way again, if exactly `forwarded` bytes have come to the shim since it was closed.
+    pub fn release(self, forwarded: u64) -> bool {
+        let word = word!(AtomicU64, (*self.at).word);
+        word.compare_exchange(forwarded << 1 | 1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
