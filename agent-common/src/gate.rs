@@ -53,6 +53,9 @@ pub struct Shared {
     pub key: [u64; 2],
 }
 
+/// [`Lane::word`] of a connection that is not looked at any more.
+pub const PASSES: u64 = 1 << 63;
+
 /// What a lane is for.
 pub mod lane {
     /// Nothing.
@@ -68,7 +71,7 @@ pub mod lane {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lane {
     /// Bit 0: what comes goes to the shim. Above: bytes that went there since that began. Kernel side and shim change it
-    /// atomically: the shim sets it to 0 only where it has forwarded exactly what went there.
+    /// atomically: the shim sets it to 0, or to [`PASSES`], only where it has forwarded exactly what went there.
     pub word: u64,
     /// Bytes of these that were forwarded. The shim's.
     pub forwarded: u64,
@@ -78,20 +81,20 @@ pub struct Lane {
     pub passed: u64,
     /// See [`lane`]. The kernel side's; the shim frees.
     pub state: u32,
-    /// 1: nothing is looked at any more. The shim's.
-    pub pass: u32,
     /// Whose known texts pass. The shim's.
     pub class: u32,
     /// Index into `FRAMINGS`. The kernel side's.
     pub framing: u32,
-    /// Bytes of a passing message that come with the next piece. The kernel side's.
+    /// Bytes of a passing message that come with the next piece. The kernel side's, and the shim's while it holds.
     pub remain: u32,
-    /// 1: the next piece that is looked at begins with a message. The kernel side's.
-    pub anew: u32,
+    /// Zero.
+    pub padding: u32,
     /// Bytes of a passing message at the beginning of what went to the shim first. The kernel side's.
     pub skip: u32,
     /// 1: more waited than may wait, and bytes are lost. The kernel side's.
     pub overflow: u32,
+    /// Zero.
+    pub padding2: u32,
 }
 
 /// Key of the map `KNOWN`: a text that may pass.

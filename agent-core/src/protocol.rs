@@ -7,6 +7,7 @@ use crate::mask::Mask;
 use crate::segment::{Nanos, Side};
 use crate::sql::{Dialect, Texts};
 
+pub mod inline; // held on its way to the server
 pub mod postgresql;
 
 /// What reassembly hands to a protocol, in stream order.
@@ -155,6 +156,8 @@ pub struct Entry {
     pub open: fn(Start) -> Box<dyn Protocol>,
     /// Makes a masker for one session, where answers can be masked.
     pub mask: Option<fn() -> Box<dyn Mask>>,
+    /// How its statements are held before the server has them; none where they cannot be.
+    pub inline: Option<&'static inline::Inline>,
 }
 
 /// Every database that weir reads. Adding one is a file and a row here.

@@ -310,6 +310,18 @@ impl Text {
         }
     }
 
+    /// True where a literal decides what it does: another text of its shape may do something else.
+    pub fn is_literal_bound(&self) -> bool {
+        match &self.content {
+            Content::One { shape, .. } => {
+                let _ = self.analysis();
+                matches!(shape.analysis.get(), Some(None) | None)
+            }
+            Content::Command { .. } => true,
+            Content::Parts { parts, .. } => parts.iter().any(|part| part.is_literal_bound()),
+        }
+    }
+
     /// The statements of this text as the database splits them, in order. A text with one statement is its own
     /// only part; a text with none (blank, comments only) has no parts.
     pub fn parts(self: &Arc<Self>) -> &[Arc<Text>] {

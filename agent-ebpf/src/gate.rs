@@ -12,7 +12,7 @@ use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
 use agent_common::gate::{
-    Framing, HEADER, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, Shared, Tally, act, lane as state,
+    Framing, HEADER, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES, Shared, Tally, act, lane as state,
 };
 use agent_common::shape::{Shape, TEXT_MAX};
 use aya_ebpf::{
@@ -111,7 +111,7 @@ fn enrol(ctx: &SockOpsContext) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the pointer was checked; nobody else uses a lane that was free.
     unsafe {
-        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, anew: 1, ..Lane::default() };
+        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, ..Lane::default() };
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let _ = ctx.set_cb_flags(flags as i32);
@@ -163,17 +163,16 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     let Some(shared) = shared() else { return SK_PASS };
     // SAFETY: checked above; the kernel side is alone with its fields, the shim's are plain words.
     let lane = unsafe { &mut *lane };
-    if volatile(&lane.pass) != 0 || volatile(&shared.armed) == 0 && volatile(&lane.word) & 1 == 0 {
+    let waiting = volatile(&lane.word);
+    if waiting >= PASSES || volatile(&shared.armed) == 0 && waiting & 1 == 0 {
         return SK_PASS;
     }
     if volatile(&shared.pulse) + volatile(&shared.patience) < now {
         tally(|t| t.unguarded += 1);
         // Behind what the shim has and does not hand on nothing may pass: that would be another order.
-        let held = volatile(&lane.word) & 1 != 0;
-        return if held || volatile(&shared.closed) != 0 { SK_DROP } else { SK_PASS };
+        return if waiting & 1 != 0 || volatile(&shared.closed) != 0 { SK_DROP } else { SK_PASS };
     }
     let size64 = u64::from(size);
-    let waiting = volatile(&lane.word);
     if waiting & 1 != 0 {
         if (waiting >> 1) + size64 > volatile(&lane.forwarded) + volatile(&shared.held_max) {
             lane.overflow = 1;
@@ -186,11 +185,7 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         // The shim has let go in this very moment.
         add(lane, (size64 << 1).wrapping_neg());
     }
-    if lane.anew != 0 {
-        lane.remain = 0;
-        lane.anew = 0;
-    }
-    let start = lane.remain;
+    let start = volatile(&lane.remain);
     let Some(buffer) = BUFFERS.get_ptr_mut(index) else { return SK_PASS };
     // SAFETY: checked above, and this socket's alone.
     let look = unsafe { &mut (*buffer).look };
@@ -216,7 +211,6 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         return SK_PASS;
     }
     lane.skip = start;
-    lane.anew = 1;
     lane.forwarded = 0;
     add(lane, size64 << 1 | 1);
     hold(&ctx, index)

@@ -7,6 +7,7 @@ mod boundary; // where a message begins in a stream of unknown alignment
 mod command; // statements that change the session
 mod frames; // pieces -> whole messages
 mod mask; // a gated session's answers with sensitive values masked
+mod inline; // held messages -> what they ask for, what refuses them
 mod machine; // the session: what waits for an answer, what is known by name
 mod parameters; // Bind -> values
 mod prepared; // names of statements and portals
@@ -35,6 +36,7 @@ pub(super) const ENTRY: Entry = Entry {
     title: title::read,
     open: |start| Box::new(Postgresql::new(start)),
     mask: Some(|| Box::new(mask::Masker::default())),
+    inline: Some(&inline::INLINE),
 };
 
 fn detect(first: &First<'_>) -> Guess {

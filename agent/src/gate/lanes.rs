@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use agent_common::gate::{Lane, Shared};
+use agent_common::gate::{Lane, PASSES, Shared};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// One value of a map, mapped.
@@ -144,8 +144,8 @@ impl LaneRef<'_> {
         passed set_passed passed: AtomicU64 = u64;
         /// See [`Lane::state`].
         state set_state state: AtomicU32 = u32;
-        /// See [`Lane::pass`].
-        pass set_pass pass: AtomicU32 = u32;
+        /// See [`Lane::remain`].
+        remain set_remain remain: AtomicU32 = u32;
         /// See [`Lane::class`].
         class set_class class: AtomicU32 = u32;
         /// See [`Lane::framing`].
@@ -156,9 +156,11 @@ impl LaneRef<'_> {
         overflow set_overflow overflow: AtomicU32 = u32;
     }
 
-    /// Opens the fast way again, if exactly `forwarded` bytes have come to the shim since it was closed.
-    pub fn release(self, forwarded: u64) -> bool {
+    /// Opens the fast way again, for good where `passes`, if exactly `forwarded` bytes have come to the shim since it was
+    /// closed.
+    pub fn release(self, forwarded: u64, passes: bool) -> bool {
+        let open = if passes { PASSES } else { 0 };
         let word = word!(AtomicU64, (*self.at).word);
-        word.compare_exchange(forwarded << 1 | 1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        word.compare_exchange(forwarded << 1 | 1, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }

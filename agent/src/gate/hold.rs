@@ -1,0 +1,425 @@
+//! The shim's loop: bytes that the kernel side holds -> judged -> on to the server, or something else in their place.
+//!
+//! One thread, no store, no network of its own. It decides by the rules and the names that the agent told last; an agent
+//! that hangs changes nothing.
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_common::gate::{Known, Name, Shared, lane as state};
+use agent_common::shape;
+use agent_core::policy::{Policies, Source};
+use agent_core::protocol::PROTOCOLS;
+use agent_core::sql::{Text, Texts};
+use aya::maps::{HashMap as BpfMap, Map, MapData};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::guard::Part;
+use super::lanes::{Lanes, Page};
+use super::message::{self, now_ns};
+use super::talk::{News, Order, Who};
+
+mod pool; // the shim's sockets
+mod session; // one connection: bytes in, bytes and decisions out
+
+use pool::Pool;
+use session::{Session, Turn};
+
+/// How often the kernel side sees that somebody is here, and lanes of closed connections are cleaned.
+const BEAT: Duration = Duration::from_millis(20);
+/// Texts that the kernel side may know at once.
+const KNOWN_MAX: usize = 60_000;
+/// News that wait for an agent which does not listen.
+const NEWS_MAX: usize = 4096;
+/// The agent's socket among the lanes of an epoll event.
+const AGENT: u64 = u64::MAX;
+/// How soon what could not be sent is sent again.
+const AGAIN: Duration = Duration::from_micros(500);
+
+/// What sessions share.
+pub(super) struct Desk {
+    pub(super) policies: Arc<Policies>,
+    pub(super) generation: u32,
+    pub(super) texts: Texts,
+    pub(super) key: [u64; 2],
+    pub(super) who: HashMap<u64, Who>,
+    pub(super) known: KnownTexts,
+    pub(super) news: VecDeque<News>,
+    untold: u64,
+    pub(super) draining: bool,
+    pub(super) ids: agent_core::event::Ids,
+}
+
+/// Texts that the kernel side lets pass.
+pub(super) struct KnownTexts {
+    map: BpfMap<MapData, Known, u32>,
+    names: BpfMap<MapData, Name, u64>,
+    texts: HashMap<u64, Arc<Text>>,
+    order: VecDeque<Known>,
+    classes: HashMap<Class, u32>,
+}
+
+/// Sessions that are judged alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Class {
+    pub(super) generation: u32,
+    pub(super) system: &'static str,
+    pub(super) namespace: String,
+    pub(super) users: Vec<(String, String)>,
+    pub(super) principal: String,
+    pub(super) agent: String,
+}
+
+impl KnownTexts {
+    /// The number of a class.
+    pub(super) fn class(&mut self, class: Class) -> u32 {
+        // Numbers are never used again: what was known of an old class must not be of a new one.
+        let next = self.classes.values().max().copied().unwrap_or(0) + 1;
+        *self.classes.entry(class).or_insert(next)
+    }
+
+    /// From now on the kernel side lets this text pass in lanes of this class.
+    pub(super) fn insert(&mut self, known: Known, text: &Arc<Text>) {
+        if known.hash == 0 || self.map.insert(known, 1, 0).is_err() {
+            return;
+        }
+        self.texts.insert(known.hash, Arc::clone(text));
+        self.order.push_back(known);
+        while self.order.len() > KNOWN_MAX {
+            let Some(old) = self.order.pop_front() else { break };
+            let _ = self.map.remove(&old);
+            self.texts.remove(&old.hash);
+        }
+    }
+
+    /// A name was given to a text with this hash, as the kernel side would have noted; 0 for one without a hash.
+    pub(super) fn name(&mut self, name: Name, hash: u64) {
+        let _ = self.names.insert(name, hash, 0);
+    }
+
+    /// What a name stands for.
+    pub(super) fn named(&self, name: &Name) -> agent_core::protocol::inline::Named {
+        use agent_core::protocol::inline::Named;
+        match self.names.get(name, 0) {
+            Err(_) | Ok(0) => Named::Unseen,
+            Ok(hash) => self.texts.get(&hash).map_or(Named::Lost, |text| Named::Text(Arc::clone(text))),
+        }
+    }
+}
+
+impl Desk {
+    /// Tells the agent something.
+    pub(super) fn tell(&mut self, news: News) {
+        if self.news.len() >= NEWS_MAX {
+            self.untold += 1;
+            return;
+        }
+        self.news.push_back(news);
+    }
+
+    /// Hash of a name as the kernel side computes it.
+    pub(super) fn hash_name(&self, name: &[u8]) -> u64 {
+        let mut shape = shape::Shape::new(self.key);
+        name.iter().for_each(|&byte| shape.raw(byte));
+        shape.finish()
+    }
+}
+
+/// A lane that wants to be looked at again, soonest first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Later(std::cmp::Reverse<Instant>, usize);
+
+/// The shim at work on held bytes.
+pub struct Holder {
+    epoll: Epoll,
+    agent: OwnedFd,
+    lanes: Lanes,
+    shared: Page<Shared>,
+    pool: Pool,
+    sessions: Vec<Option<Box<Session>>>,
+    later: BinaryHeap<Later>,
+    desk: Desk,
+    scratch: Box<[u8]>,
+}
+
+impl Holder {
+    /// `parts`: see [`Part`]. `agent`: where orders come from and news go to.
+    pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        let mut parts: Vec<Option<OwnedFd>> = parts.into_iter().map(Some).collect();
+        anyhow::ensure!(parts.len() == Part::ALL.len(), "the agent sent {} maps", parts.len());
+        let mut take = |part: Part| {
+            parts.get_mut(part as usize).and_then(Option::take).ok_or_else(|| anyhow::anyhow!("a map is missing"))
+        };
+        let lanes = Lanes::map(take(Part::Lanes)?.as_fd(), super::guard::LANES as usize)?;
+        let shared = Page::<Shared>::map(take(Part::Shared)?.as_fd())?;
+        let data = |fd: OwnedFd| MapData::from_fd(fd);
+        let known = BpfMap::try_from(Map::HashMap(data(take(Part::Known)?)?))?;
+        let names = BpfMap::try_from(Map::LruHashMap(data(take(Part::Names)?)?))?;
+        let pool = Pool::new(
+            data(take(Part::Shims)?)?,
+            data(take(Part::Serves)?)?,
+            data(take(Part::Free)?)?,
+            lanes.len(),
+        )?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&agent, EpollEvent::new(EpollFlags::EPOLLIN, AGENT))?;
+        let key = shared.key();
+        let mut holder = Self {
+            epoll,
+            agent,
+            sessions: Vec::new(),
+            lanes,
+            shared,
+            pool,
+            later: BinaryHeap::new(),
+            desk: Desk {
+                policies: Arc::default(),
+                generation: 0,
+                texts: Texts::default(),
+                key,
+                who: HashMap::new(),
+                known: KnownTexts {
+                    map: known,
+                    names,
+                    texts: HashMap::new(),
+                    order: VecDeque::new(),
+                    classes: HashMap::new(),
+                },
+                news: VecDeque::new(),
+                untold: 0,
+                draining: false,
+                ids: agent_core::event::Ids::default(),
+            },
+            scratch: vec![0; 256 * 1024].into(),
+        };
+        holder.grow()?;
+        Ok(holder)
+    }
+
+    /// Serves until the agent is gone.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        let mut beaten = Instant::now().checked_sub(BEAT).unwrap_or_else(Instant::now);
+        loop {
+            let now = Instant::now();
+            if now.duration_since(beaten) >= BEAT {
+                beaten = now;
+                self.shared.beat(now_ns());
+                self.clean();
+                self.grow()?;
+            }
+            let next = self.later.peek().map_or(BEAT, |Later(at, _)| at.0.saturating_duration_since(now));
+            let wait = next.min(BEAT.saturating_sub(now.duration_since(beaten)));
+            // Rounded up: what is due in a moment would spin otherwise.
+            let wait = EpollTimeout::try_from(wait + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO);
+            let count = match self.epoll.wait(&mut events, wait) {
+                Ok(count) => count,
+                Err(nix::Error::EINTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            for event in &events[..count] {
+                if event.data() != AGENT {
+                    self.read(event.data() as usize);
+                } else if !self.listen()? {
+                    return Ok(());
+                }
+            }
+            self.due();
+            self.speak();
+        }
+    }
+
+    /// More sockets, before they run out.
+    fn grow(&mut self) -> io::Result<()> {
+        let open = self.sessions.iter().filter(|session| session.is_some()).count();
+        if self.pool.len() < self.lanes.len() && self.pool.len() < open + pool::SPARE {
+            let from = self.pool.len();
+            self.pool.grow()?;
+            for lane in from..self.pool.len() {
+                self.sessions.push(None);
+                if let Some(socket) = self.pool.socket(lane) {
+                    self.epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, lane as u64))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what a lane holds, and does what is to be done about it.
+    fn read(&mut self, index: usize) {
+        let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
+        let Some(slot) = self.sessions.get_mut(index) else { return };
+        let cookie = lane.cookie();
+        if slot.as_ref().is_none_or(|session| session.cookie() != cookie) {
+            let entry = PROTOCOLS.iter().filter(|entry| entry.inline.is_some()).nth(lane.framing() as usize);
+            *slot = entry.and_then(|entry| Session::new(cookie, entry, lane)).map(Box::new);
+        }
+        let Some(session) = slot else { return };
+        // Level-triggered: what is left behind comes again.
+        for _ in 0..4 {
+            match nix::sys::socket::recv(
+                socket.as_raw_fd(),
+                &mut self.scratch,
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => {
+                    let more = count == self.scratch.len();
+                    session.take(&self.scratch[..count], lane);
+                    if !more {
+                        break;
+                    }
+                }
+            }
+        }
+        self.turn(index);
+    }
+
+    fn turn(&mut self, index: usize) {
+        let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
+        let Some(Some(session)) = self.sessions.get_mut(index) else { return };
+        match session.turn(lane, socket, &mut self.desk) {
+            Turn::Done => {}
+            Turn::Again => self.later.push(Later(std::cmp::Reverse(Instant::now() + AGAIN), index)),
+            Turn::At(when) => self.later.push(Later(std::cmp::Reverse(when), index)),
+            Turn::Cancel(backend) => {
+                let held = self.desk.who.values().find(|who| who.backend == backend && backend != 0);
+                let Some(cookie) = held.map(|who| who.cookie) else { return };
+                self.each(|session, desk| session.cookie() == cookie && session.cancel(desk));
+                self.turn(index);
+            }
+        }
+    }
+
+    /// Changes sessions, and has a turn with those that want one.
+    fn each(&mut self, mut change: impl FnMut(&mut Session, &mut Desk) -> bool) {
+        let mut turns = Vec::new();
+        for (index, slot) in self.sessions.iter_mut().enumerate() {
+            if let Some(session) = slot
+                && change(session, &mut self.desk)
+            {
+                turns.push(index);
+            }
+        }
+        turns.into_iter().for_each(|index| self.turn(index));
+    }
+
+    fn due(&mut self) {
+        let now = Instant::now();
+        while self.later.peek().is_some_and(|Later(at, _)| at.0 <= now) {
+            if let Some(Later(_, index)) = self.later.pop() {
+                self.turn(index);
+            }
+        }
+    }
+
+    /// Frees the lanes of connections that are gone.
+    fn clean(&mut self) {
+        for index in 0..self.pool.len() {
+            let Some(lane) = self.lanes.get(index) else { break };
+            if lane.state() != state::CLOSED {
+                continue;
+            }
+            // What is still on its way to the shim belongs to the old connection.
+            if let Some(socket) = self.pool.socket(index) {
+                while nix::sys::socket::recv(
+                    socket.as_raw_fd(),
+                    &mut self.scratch,
+                    nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+                )
+                .is_ok_and(|count| count > 0)
+                {}
+            }
+            if let Some(mut session) = self.sessions.get_mut(index).and_then(Option::take) {
+                session.gone(&mut self.desk);
+                self.desk.who.remove(&session.cookie());
+            }
+            lane.set_state(state::FREE);
+            self.pool.free(index);
+        }
+    }
+
+    /// Takes the agent's orders; false once it is gone.
+    fn listen(&mut self) -> io::Result<bool> {
+        // One that hangs up in the middle of a word is gone too.
+        let Ok(Some((order, fds))) = message::receive_all::<Order>(self.agent.as_fd()) else { return Ok(false) };
+        match order {
+            Order::Policies { generation } => {
+                let read = fds.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+                match read.and_then(policies) {
+                    Ok(policies) => {
+                        self.desk.policies = Arc::new(policies);
+                        self.desk.generation = generation;
+                        self.reclass();
+                    }
+                    Err(error) => tracing::error!(%error, "the agent's rules cannot be read"),
+                }
+            }
+            Order::Who(who) => {
+                let cookie = who.cookie;
+                self.desk.who.insert(cookie, *who);
+                self.reclass_one(cookie);
+            }
+            Order::Answer { id, approved, reason } => {
+                self.each(|session, desk| session.answer(id, approved, &reason, desk));
+            }
+            Order::Drain => {
+                self.desk.draining = true;
+                self.each(Session::drain);
+                self.desk.tell(News::Drained);
+            }
+        }
+        Ok(true)
+    }
+
+    fn reclass(&mut self) {
+        for index in 0..self.sessions.len() {
+            if let (Some(Some(session)), Some(lane)) = (self.sessions.get_mut(index), self.lanes.get(index)) {
+                session.classify(lane, &mut self.desk);
+            }
+        }
+    }
+
+    fn reclass_one(&mut self, cookie: u64) {
+        for index in 0..self.sessions.len() {
+            if let (Some(Some(session)), Some(lane)) = (self.sessions.get_mut(index), self.lanes.get(index))
+                && session.cookie() == cookie
+            {
+                session.classify(lane, &mut self.desk);
+                self.turn(index);
+                return;
+            }
+        }
+    }
+
+    /// Tells the agent what there is to tell, as long as it listens.
+    fn speak(&mut self) {
+        if self.desk.untold > 0 && self.desk.news.len() < NEWS_MAX {
+            let untold = std::mem::take(&mut self.desk.untold);
+            self.desk.news.push_back(News::Untold(untold));
+        }
+        while let Some(news) = self.desk.news.front() {
+            if message::send_now(self.agent.as_fd(), news).is_err() {
+                break;
+            }
+            self.desk.news.pop_front();
+        }
+    }
+}
+
+/// Rules as the agent sent them.
+fn policies(fd: OwnedFd) -> io::Result<Policies> {
+    let mut file = File::from(fd);
+    let mut json = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut json)?;
+    let texts: Vec<(String, String)> = serde_json::from_str(&json)?;
+    let sources: Vec<_> = texts.iter().map(|(file, text)| Source { file, text }).collect();
+    Policies::load(&sources).map_err(|problems| {
+        io::Error::other(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    })
+}

@@ -1,0 +1,146 @@
+//! What agent and shim tell each other about held statements: one datagram of a Unix `SOCK_SEQPACKET` socket each.
+
+use agent_core::event::Disposition;
+use agent_core::policy::Mode;
+use serde::{Deserialize, Serialize};
+
+/// Longest part of a text that is shown to somebody who is asked.
+pub const SHOWN_MAX: usize = 2048;
+
+/// What the agent tells the shim.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Rules, one JSON list of (file, text) in the file that comes along.
+    Policies {
+        /// Grows with each.
+        generation: u32,
+    },
+    /// Who a session is.
+    Who(Box<Who>),
+    /// Somebody has decided about what is held under this id, or nobody in time.
+    Answer {
+        /// [`News::Ask`]'s.
+        id: u128,
+        /// Whether it may go on.
+        approved: bool,
+        /// Why, in the words that the client is told where it may not.
+        reason: String,
+    },
+    /// Let everything go that is held, as failing open or closed wants, and hold nothing more.
+    Drain,
+}
+
+/// Who a session is: names are the event's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Cookie of the server's socket.
+    pub cookie: u64,
+    /// The session.
+    pub session_id: u64,
+    /// Who it is in the end.
+    pub identity_principal: String,
+    /// The AI agent runtime.
+    pub ai_agent_name: String,
+    /// Database, where the session's beginning told.
+    pub db_namespace: String,
+    /// User in force.
+    pub db_user: String,
+    /// Search path in force.
+    pub search_path: String,
+    /// The client process: pid and start time.
+    pub process: Option<(u32, u64)>,
+    /// The server's number for the session; 0 where unknown.
+    pub backend: u32,
+}
+
+/// What the shim tells the agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum News {
+    /// What became of a statement.
+    Decided(Decision),
+    /// A statement is held until somebody approves.
+    Ask {
+        /// Names it.
+        id: u128,
+        /// Cookie of the server's socket.
+        cookie: u64,
+        /// Which rule wants that.
+        rule: String,
+        /// SHA-256 of the exact bytes.
+        digest: [u8; 32],
+        /// The statement without its literals.
+        shown: String,
+    },
+    /// What was asked for is not wanted any more: the client is gone or has cancelled.
+    Withdrawn {
+        /// [`News::Ask`]'s.
+        id: u128,
+    },
+    /// A session is not looked at any more, and why.
+    Blind {
+        /// Cookie of the server's socket.
+        cookie: u64,
+        /// `tls`, `gss`, `unknown`.
+        cause: String,
+    },
+    /// Decisions were not told because the agent did not listen.
+    Untold(u64),
+    /// Everything is let go.
+    Drained,
+}
+
+/// What became of a held statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Cookie of the server's socket.
+    pub cookie: u64,
+    /// Tells which text: see [`digest`].
+    pub text: u64,
+    /// Its reference: `event_id` of the statement's event.
+    pub id: u128,
+    /// The rule.
+    pub policy_rule: String,
+    /// Its version.
+    pub policy_version: String,
+    /// Whether it acts.
+    pub enforced: bool,
+    /// What was done.
+    pub disposition: Told,
+    /// Nanoseconds that it was held.
+    pub held_ns: u64,
+}
+
+/// The dispositions that the shim can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// Refused by a rule.
+    Blocked,
+    /// Held, and somebody let it go on.
+    Approved,
+    /// Held, and nobody did.
+    Denied,
+}
+
+impl Decision {
+    /// `disposition` of the event.
+    pub fn disposition(&self) -> Disposition {
+        match self.disposition {
+            Told::Blocked => Disposition::Blocked,
+            Told::Approved => Disposition::Approved,
+            Told::Denied => Disposition::Denied,
+        }
+    }
+
+    /// `policy_mode` of the event.
+    pub fn mode(&self) -> Mode {
+        if self.enforced { Mode::Enforce } else { Mode::Monitor }
+    }
+}
+
+/// What agent and shim know a text by.
+pub fn digest(text: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text);
+    hasher.finish()
+}
