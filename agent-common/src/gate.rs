@@ -39,7 +39,8 @@ pub const MESSAGES_MAX: u32 = 24;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shared {
-    /// 1: new connections are enrolled, and those that are pass through the gate. 0: everything passes. The agent's.
+    /// 1: new connections are enrolled, and those that are pass through the gate. 2: no new ones are. 0: everything
+    /// passes. The agent's.
     pub armed: u32,
     /// 1: without a shim nothing passes. 0: everything does. The agent's.
     pub closed: u32,

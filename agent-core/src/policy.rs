@@ -95,7 +95,7 @@ impl Action {
 
     /// True where this build can do it to a statement on the wire.
     pub fn is_enforceable(self) -> bool {
-        matches!(self, Action::Allow | Action::Alert | Action::Kill)
+        self != Action::Mask
     }
 }
 
@@ -204,6 +204,24 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// True where it may keep a statement from being executed.
+    fn may_hold(&self) -> bool {
+        let holds = |action| matches!(action, Action::RequireApproval | Action::Block);
+        self.mode == Mode::Enforce && (holds(self.action) || holds(self.on_unknown))
+    }
+
+    /// True where it asks who somebody is, beyond what the session itself says.
+    fn asks_who(&self) -> bool {
+        let asks = |wanted: &Match| !wanted.principal.is_empty() || wanted.ai_agent.is_some();
+        asks(&self.matching) || self.except.iter().any(|except| asks(&except.matching))
+    }
+
+    /// True where the same statement of the same session is judged alike at any time.
+    fn is_steady(&self) -> bool {
+        let timed = |except: &Exception| except.until.is_some() || except.schedule.is_some();
+        self.schedule.is_none() && !self.remembers() && !self.except.iter().any(timed)
+    }
+
     fn may_kill(&self) -> bool {
         self.mode == Mode::Enforce && (self.action == Action::Kill || self.on_unknown == Action::Kill)
     }
@@ -267,6 +285,7 @@ pub struct Policies {
     pub(crate) remembering: [Ranking; 2],
     all: Vec<Arc<Policy>>,
     needs: Needs,
+    sources: Vec<(String, String)>,
 }
 
 /// What judging by the rules takes.
@@ -277,6 +296,9 @@ struct Needs {
     rows: bool,
     memory: bool,
     habits: [bool; 2],
+    hold: bool,
+    who: bool,
+    steady: bool,
 }
 
 impl Policies {
@@ -297,7 +319,9 @@ impl Policies {
             }
         }
         if problems.is_empty() {
-            Ok(Self::new(read.into_iter().map(|(policy, _)| policy).collect()))
+            let mut policies = Self::new(read.into_iter().map(|(policy, _)| policy).collect());
+            policies.sources = sources.iter().map(|s| (s.file.to_owned(), s.text.to_owned())).collect();
+            Ok(policies)
         } else {
             problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
             Err(problems)
@@ -316,6 +340,9 @@ impl Policies {
             kill: any(Policy::may_kill),
             rows: any(Policy::counts_rows),
             memory: any(Policy::remembers),
+            hold: any(Policy::may_hold),
+            who: any(|policy| policy.mode == Mode::Enforce && policy.asks_who()),
+            steady: all.iter().all(|policy| policy.mode == Mode::Monitor || policy.is_steady()),
             habits: [
                 any(|policy| policy.unusual.as_ref().is_some_and(|unusual| unusual.per != Per::User)),
                 any(|policy| policy.unusual.as_ref().is_some_and(|unusual| unusual.per == Per::User)),
@@ -330,7 +357,13 @@ impl Policies {
             ],
             all,
             needs,
+            sources: Vec::new(),
         }
+    }
+
+    /// The files that they were read from: names and texts.
+    pub fn sources(&self) -> &[(String, String)] {
+        &self.sources
     }
 
     /// All rules, in the order of their files.
@@ -380,6 +413,29 @@ impl Policies {
         self.iter().filter(|policy| policy.may_kill()).any(|policy| {
             fits(&policy.matching.system, system) && fits(&policy.matching.namespace, namespace)
         })
+    }
+
+    /// True where a rule in force may keep statements from being executed: then they have to be held.
+    pub fn needs_gate(&self) -> bool {
+        self.needs.hold
+    }
+
+    /// True where a rule in force may do that to a session of this system.
+    pub fn may_hold(&self, system: &str) -> bool {
+        self.iter().filter(|policy| policy.may_hold()).any(|policy| {
+            let systems = &policy.matching.system;
+            systems.is_empty() || systems.iter().any(|glob| glob.matches(system))
+        })
+    }
+
+    /// True where a rule in force asks who somebody is, beyond what the session itself says.
+    pub fn needs_identity(&self) -> bool {
+        self.needs.who
+    }
+
+    /// True where every rule in force judges the same statement of the same session alike at any time.
+    pub fn is_steady(&self) -> bool {
+        self.needs.steady
     }
 
     /// True where a rule counts rows: then a statement is judged again when its answer is in.

@@ -99,7 +99,7 @@ fn enrol(ctx: &SockOpsContext) {
     let port = unsafe { read_volatile(&raw const (*ctx.ops).local_port) } as u16;
     // SAFETY: entries are plain numbers.
     let Some(&framing) = (unsafe { PORTS.get(&port) }) else { return };
-    if shared().is_none_or(|shared| shared.armed == 0) {
+    if shared().is_none_or(|shared| volatile(&shared.armed) != 1) {
         return;
     }
     let Ok(Some(index)) = FREE.pop() else {

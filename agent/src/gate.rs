@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_core::exchange::Cancel;
+use agent_core::policy::Policies;
 use agent_core::segment::Endpoint;
 
 use crate::identify::netlink::Diag;
@@ -25,11 +26,15 @@ pub mod kill; // request -> the kernel -> outcome
 mod cancel; // what a killed session had asked for -> stopped
 pub mod shim; // the process that does it
 pub mod guard; // kernel programs -> enrolled connections
+pub mod hold; // held bytes -> forwarded, replaced, or kept
+pub mod talk; // what agent and shim tell each other about them
+pub mod inline; // rules that hold -> the shim, what it decided -> events
 pub mod lanes; // memory that agent, shim and kernel share
 
 use cancel::Cancels;
+pub use inline::{Inline, Settings};
 pub use message::Outcome;
-use message::{Kill, Reply};
+use message::{Kill, Reply, Request};
 
 /// The longest that the pipeline waits for an answer; an honest one takes a tenth of a millisecond.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -104,6 +109,10 @@ pub struct Gate {
     cancels: Cancels,
     spared_ends: HashSet<Endpoint>,
     watch: Option<Watch>,
+    /// Statements are held before the server has them.
+    pub inline: Option<Inline>,
+    /// How they are.
+    pub settings: Settings,
 }
 
 /// Where a connection is.
@@ -148,6 +157,8 @@ impl Gate {
             cancels: Cancels::default(),
             spared_ends: HashSet::new(),
             watch: None,
+            inline: None,
+            settings: Settings::default(),
         };
         gate.link = Some(gate.launch().map_err(GateError::Start)?);
         Ok(gate)
@@ -282,7 +293,10 @@ impl Gate {
             if self.link.is_none() {
                 self.restarts += 1;
                 match self.launch() {
-                    Ok(link) => self.link = Some(link),
+                    Ok(link) => {
+                        self.link = Some(link);
+                        self.hand_over();
+                    }
                     Err(error) => return failed(format!("the shim does not start: {error}")),
                 }
             }
@@ -300,7 +314,7 @@ impl Gate {
             let (Some(link), Some(known)) = (&self.link, self.namespaces.get(&place.namespace)) else {
                 break;
             };
-            match exchange(link, &known.diag, &kill) {
+            match exchange(link, &known.diag, kill) {
                 Ok(reply) => return Done { outcome: reply.outcome, act_ns: reply.act_ns, total_ns: 0 },
                 Err(error) => {
                     tracing::error!(%error, "the shim does not answer: starting it again");
@@ -309,6 +323,79 @@ impl Gate {
             }
         }
         failed("the shim does not answer".into())
+    }
+
+    /// Puts rules in force for what is held: begins to hold where one of them wants that, ends where none does any more.
+    pub fn follow(&mut self, policies: &Arc<Policies>, ports: &HashMap<u16, &'static str>) {
+        if !policies.needs_gate() || self.settings.off {
+            if let Some(inline) = self.inline.take() {
+                inline.end();
+            }
+            return;
+        }
+        if self.inline.is_none() {
+            match Inline::start(&self.settings) {
+                Ok(inline) => {
+                    self.inline = Some(inline);
+                    self.hand_over();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "rules that hold statements cannot: no statement is kept from its server");
+                    return;
+                }
+            }
+        }
+        if let Some(inline) = &mut self.inline {
+            inline.follow(policies, ports);
+        }
+    }
+
+    /// Looks after what holds statements: reads its news, starts it again where it is gone. Gives cookies of servers'
+    /// sockets whose statements were lost with it: their connections cannot go on.
+    pub fn tend(&mut self) -> Vec<u64> {
+        let Some(inline) = &mut self.inline else { return Vec::new() };
+        if inline.poll() {
+            return Vec::new();
+        }
+        tracing::error!("what holds statements does not answer: starting it again");
+        let lost = inline.stranded();
+        // Its sockets close with it, and with them what it held.
+        self.link = None;
+        self.restarts += 1;
+        match self.launch() {
+            Ok(link) => {
+                self.link = Some(link);
+                self.hand_over();
+            }
+            Err(error) => tracing::error!(%error, "the shim does not start"),
+        }
+        lost
+    }
+
+    /// Ends a connection that cannot go on.
+    pub fn end(&mut self, cookie: u64, local: Endpoint, remote: Endpoint, cause: &str) {
+        let target =
+            Target { cookie, local, remote, namespace: None, processes: &[], cancel: None, rule: cause };
+        self.kill(&target);
+    }
+
+    /// What was decided about a statement of this connection, by its text. `expected`: a rule wants it to have been held,
+    /// so what the shim has said last is worth a look.
+    pub fn decision(&mut self, cookie: u64, text: &[u8], expected: bool) -> Option<talk::Decision> {
+        let inline = self.inline.as_mut()?;
+        if expected {
+            inline.poll();
+        }
+        inline.decision(cookie, text)
+    }
+
+    /// Gives the shim what it needs to hold statements.
+    fn hand_over(&mut self) {
+        if let (Some(inline), Some(link)) = (&mut self.inline, &self.link)
+            && let Err(error) = inline.hand_over(link.socket.as_fd(), self.settings.closed)
+        {
+            tracing::error!(%error, "the shim cannot hold statements");
+        }
     }
 
     fn launch(&self) -> io::Result<Link> {
@@ -347,6 +434,9 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        if let Some(inline) = self.inline.take() {
+            inline.end();
+        }
         self.link = None;
         let _ = std::fs::remove_file(&self.socket);
     }
@@ -360,8 +450,9 @@ impl Drop for Link {
     }
 }
 
-fn exchange(link: &Link, diag: &Diag, kill: &Kill) -> io::Result<Reply> {
-    message::send(link.socket.as_fd(), kill, Some(diag.as_raw_fd()))?;
+fn exchange(link: &Link, diag: &Diag, kill: Kill) -> io::Result<Reply> {
+    let id = kill.id;
+    message::send(link.socket.as_fd(), &Request::Kill(kill), Some(diag.as_raw_fd()))?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -370,7 +461,7 @@ fn exchange(link: &Link, diag: &Diag, kill: &Kill) -> io::Result<Reply> {
         }
         let (reply, _) =
             message::receive::<Reply>(link.socket.as_fd())?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if reply.id == kill.id {
+        if reply.id == id {
             return Ok(reply);
         }
     }

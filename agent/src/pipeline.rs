@@ -20,6 +20,7 @@ use agent_core::protocol::{Sink, Titled, titled};
 use agent_core::segment::{Endpoint, Nanos, Segment, Side};
 use agent_core::sql::Texts;
 
+use crate::gate::talk::{Decision, Who};
 use crate::identify::sockets::Listening;
 use crate::metrics::Gauges;
 
@@ -40,6 +41,12 @@ pub trait Host {
     /// Ends the connection now, as the verdict's rule wants, and has the server stop what it executes. True where the
     /// connection is known to be over.
     fn kill(&mut self, verdict: &Verdict, client: Side, cancel: Option<&Cancel>) -> bool;
+    /// What was decided about a statement of this text before the server had it; `expected`: a rule wants it to have
+    /// been held.
+    fn decision(&mut self, text: &[u8], expected: bool) -> Option<Decision> {
+        let _ = (text, expected);
+        None
+    }
     /// Where the server's end is.
     fn server_end(&mut self, client: Side) -> ServerEnd {
         let _ = client;
@@ -323,6 +330,34 @@ impl Flow {
         self.state.certificate = Arc::clone(subject);
     }
 
+    /// Who asks here, for those who decide about what is held on its way to this server's socket.
+    pub fn who(&self, cookie: u64) -> Who {
+        let event = &self.state.event;
+        let session = self.state.session.as_deref();
+        Who {
+            cookie,
+            session_id: event.session_id,
+            identity_principal: event.identity_principal.to_string(),
+            ai_agent_name: event.ai_agent_name.to_string(),
+            db_namespace: event.db_namespace.to_string(),
+            db_user: event.db_user.to_string(),
+            search_path: session.map(|session| session.search_path.clone()).unwrap_or_default(),
+            process: event.process_pid.zip(event.process_start_ns),
+            backend: session.map_or(0, |session| session.backend),
+        }
+    }
+
+    /// The event of something about this connection that is no statement.
+    pub fn tell(&mut self, time: Nanos, pipeline: &mut Pipeline, kind: EventKind, change: impl FnOnce(&mut Event)) {
+        let Pipeline { policies, memory, recorder, poolers, output, .. } = pipeline;
+        let (host, now) = (&mut Nobody, time);
+        let mut sink =
+            FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now };
+        let mut event = sink.occurrence(kind, time);
+        change(&mut event);
+        sink.emit(&event);
+    }
+
     /// What it was recognised as.
     pub fn system(&self) -> Option<&'static str> {
         self.state.session.as_ref().map(|session| session.system)
@@ -581,8 +616,12 @@ impl Sink for FlowSink<'_> {
         let asked = self.verdict(statement.ticket);
         let answered = self.judge_again(asked.as_ref(), &mut statement);
         let late = answered.as_ref().is_some_and(Verdict::kills);
-        let verdict = answered.or(asked);
+        let mut verdict = answered.or(asked);
+        let decision = self.held(&statement, &mut verdict);
         self.recorder.statement(&mut self.state.event, &statement, verdict.as_ref());
+        if let Some(decision) = &decision {
+            self.recorder.held(&mut self.state.event, decision);
+        }
         let state = &mut *self.state;
         let place = (state.session_id, statement.ticket.0);
         if let Some(at) = state.role.serves {

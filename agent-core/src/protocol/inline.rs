@@ -80,6 +80,8 @@ pub struct Refusal<'a> {
     pub message: &'a str,
     /// What it may do about it; empty for nothing.
     pub hint: &'a str,
+    /// The client itself has given it up.
+    pub canceled: bool,
 }
 
 /// Reads what one client sends.

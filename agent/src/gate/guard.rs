@@ -17,10 +17,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/we
 /// Most connections that can be enrolled at once.
 pub const LANES: u32 = 4096;
 
-/// The attached programs and their maps. Dropping it lets every connection go.
+/// The attached programs and their maps. What is enrolled keeps those it needs until it closes.
 pub struct Guard {
     _ebpf: Ebpf,
-    guarded: SockHash<MapData, u64>,
     ports: HashMap<MapData, u16, u32>,
     gated: HashMap<MapData, u64, u32>,
     tally: PerCpuArray<MapData, Tally>,
@@ -126,7 +125,7 @@ impl Guard {
             program.load().map_err(refused)?;
             program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
         }
-        Ok(Self { _ebpf: ebpf, guarded, ports, gated, tally, shared: page, lanes, parts })
+        Ok(Self { _ebpf: ebpf, ports, gated, tally, shared: page, lanes, parts })
     }
 
     /// What the shim is given.
@@ -151,10 +150,14 @@ impl Guard {
         }
     }
 
-    /// Takes a connection out of the gate.
-    pub fn let_go(&mut self, cookie: u64) {
-        let _ = self.guarded.remove(&cookie);
-        let _ = self.gated.remove(&cookie);
+    /// True where the connection with this cookie is enrolled.
+    pub fn has(&self, cookie: u64) -> bool {
+        self.gated.get(&cookie, 0).is_ok()
+    }
+
+    /// New connections are not enrolled any more.
+    pub fn stop_enrolling(&self) {
+        self.shared.stop_enrolling();
     }
 
     /// Cookies of all enrolled connections.
@@ -178,16 +181,5 @@ impl Guard {
             }
         }
         sum
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // The programs refer to the maps and the maps to the programs: without this they would outlive the agent until
-        // the last connection closes.
-        self.shared.armed(false);
-        for cookie in self.enrolled() {
-            self.let_go(cookie);
-        }
     }
 }

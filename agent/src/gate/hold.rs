@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_common::gate::{Known, Name, Shared, lane as state};
-use agent_common::shape;
 use agent_core::policy::{Policies, Source};
 use agent_core::protocol::PROTOCOLS;
+use agent_core::sensitive::Catalog;
 use agent_core::sql::{Text, Texts};
 use aya::maps::{HashMap as BpfMap, Map, MapData};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -22,6 +22,7 @@ use super::guard::Part;
 use super::lanes::{Lanes, Page};
 use super::message::{self, now_ns};
 use super::talk::{News, Order, Who};
+use crate::pipeline::record::Ids;
 
 mod pool; // the shim's sockets
 mod session; // one connection: bytes in, bytes and decisions out
@@ -35,6 +36,8 @@ const BEAT: Duration = Duration::from_millis(20);
 const KNOWN_MAX: usize = 60_000;
 /// News that wait for an agent which does not listen.
 const NEWS_MAX: usize = 4096;
+/// How long the end may take where nobody's statements are to be lost.
+const DRAIN: Duration = Duration::from_secs(1);
 /// The agent's socket among the lanes of an epoll event.
 const AGENT: u64 = u64::MAX;
 /// How soon what could not be sent is sent again.
@@ -51,7 +54,9 @@ pub(super) struct Desk {
     pub(super) news: VecDeque<News>,
     untold: u64,
     pub(super) draining: bool,
-    pub(super) ids: agent_core::event::Ids,
+    pub(super) ids: Ids,
+    pub(super) catalog: Catalog,
+    pub(super) closed: bool,
 }
 
 /// Texts that the kernel side lets pass.
@@ -120,13 +125,6 @@ impl Desk {
         }
         self.news.push_back(news);
     }
-
-    /// Hash of a name as the kernel side computes it.
-    pub(super) fn hash_name(&self, name: &[u8]) -> u64 {
-        let mut shape = shape::Shape::new(self.key);
-        name.iter().for_each(|&byte| shape.raw(byte));
-        shape.finish()
-    }
 }
 
 /// A lane that wants to be looked at again, soonest first.
@@ -144,11 +142,15 @@ pub struct Holder {
     later: BinaryHeap<Later>,
     desk: Desk,
     scratch: Box<[u8]>,
+    /// Since when there is no agent.
+    orphaned: Option<Instant>,
 }
 
 impl Holder {
-    /// `parts`: see [`Part`]. `agent`: where orders come from and news go to.
-    pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>) -> anyhow::Result<Self> {
+    /// `parts`: see [`Part`]. `agent`: where orders come from and news go to. `closed`: without it nothing passes that is
+    /// held.
+    pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>, closed: bool) -> anyhow::Result<Self> {
+        let run = std::process::id().wrapping_mul(0x9e37_79b9) ^ now_ns() as u32;
         let mut parts: Vec<Option<OwnedFd>> = parts.into_iter().map(Some).collect();
         anyhow::ensure!(parts.len() == Part::ALL.len(), "the agent sent {} maps", parts.len());
         let mut take = |part: Part| {
@@ -192,9 +194,12 @@ impl Holder {
                 news: VecDeque::new(),
                 untold: 0,
                 draining: false,
-                ids: agent_core::event::Ids::default(),
+                ids: Ids::new(run),
+                catalog: Catalog::default(),
+                closed,
             },
             scratch: vec![0; 256 * 1024].into(),
+            orphaned: None,
         };
         holder.grow()?;
         Ok(holder)
@@ -202,6 +207,20 @@ impl Holder {
 
     /// Serves until the agent is gone.
     pub fn run(mut self) -> io::Result<()> {
+        self.serve()?;
+        // The agent is gone. Failing open: what waits goes on, and nothing is held any more. Failing closed: those who
+        // are here are watched to the end by the rules that were told last.
+        let _ = self.epoll.delete(&self.agent);
+        if !self.desk.closed {
+            self.shared.armed(false);
+            self.desk.draining = true;
+            self.each(Session::drain);
+        }
+        self.orphaned = Some(Instant::now());
+        self.serve()
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         let mut beaten = Instant::now().checked_sub(BEAT).unwrap_or_else(Instant::now);
         loop {
@@ -229,7 +248,18 @@ impl Holder {
                 }
             }
             self.due();
-            self.speak();
+            if let Some(since) = self.orphaned {
+                self.desk.news.clear();
+                let waits = self.sessions.iter().flatten().any(|session| session.waits());
+                let here = (0..self.pool.len())
+                    .any(|index| self.lanes.get(index).is_some_and(|lane| lane.state() == state::OPEN));
+                let over = if self.desk.closed { !here } else { !waits || since.elapsed() > DRAIN };
+                if over {
+                    return Ok(());
+                }
+            } else {
+                self.speak();
+            }
         }
     }
 

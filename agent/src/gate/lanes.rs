@@ -68,6 +68,11 @@ impl Page<Shared> {
         word!(AtomicU32, (*self.at.as_ptr()).armed).store(u32::from(armed), Ordering::SeqCst);
     }
 
+    /// New connections are not enrolled any more; those that are stay.
+    pub fn stop_enrolling(&self) {
+        word!(AtomicU32, (*self.at.as_ptr()).armed).store(2, Ordering::SeqCst);
+    }
+
     /// Whether they do.
     pub fn is_armed(&self) -> bool {
         word!(AtomicU32, (*self.at.as_ptr()).armed).load(Ordering::SeqCst) != 0
@@ -162,5 +167,11 @@ impl LaneRef<'_> {
         let open = if passes { PASSES } else { 0 };
         let word = word!(AtomicU64, (*self.at).word);
         word.compare_exchange(forwarded << 1 | 1, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Lets a connection pass for good, if nothing of it is held.
+    pub fn set_passes(self) -> bool {
+        let word = word!(AtomicU64, (*self.at).word);
+        word.compare_exchange(0, PASSES, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }

@@ -16,9 +16,23 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Longest datagram: a rule's name is bounded by its sender.
-const LENGTH_MAX: usize = 4096;
+const LENGTH_MAX: usize = 16 * 1024;
+/// Most descriptors that come with one.
+const FDS_MAX: usize = 16;
 /// Longest part of a rule's name that travels.
 pub(super) const RULE_MAX: usize = 256;
+
+/// What the shim is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// To end a connection.
+    Kill(Kill),
+    /// To hold statements: a socket for [orders and news](super::talk), then the [maps](super::guard::Part), come along.
+    Hold {
+        /// Whether nothing passes where nobody can say that it may.
+        closed: bool,
+    },
+}
 
 /// End one connection. A `sock_diag` socket of its network namespace comes with it (SCM_RIGHTS).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,20 +144,44 @@ pub fn readable(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<bool> 
 
 /// Sends one message, with a descriptor where there is one.
 pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fd: Option<RawFd>) -> io::Result<()> {
+    send_all(socket, message, fd.as_slice())
+}
+
+/// Sends one message with these descriptors.
+pub fn send_all<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[RawFd]) -> io::Result<()> {
     let mut buffer = [0u8; LENGTH_MAX];
     let bytes = postcard::to_slice(message, &mut buffer).map_err(io::Error::other)?;
-    let fds: Vec<RawFd> = fd.into_iter().collect();
-    let rights = [ControlMessage::ScmRights(&fds)];
+    let rights = [ControlMessage::ScmRights(fds)];
     let control = if fds.is_empty() { &[][..] } else { &rights[..] };
     let flags = MsgFlags::MSG_NOSIGNAL;
     sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
     Ok(())
 }
 
+/// Sends one message if it can be sent now.
+pub fn send_now<T: Serialize>(socket: BorrowedFd<'_>, message: &T) -> io::Result<()> {
+    let mut buffer = [0u8; LENGTH_MAX];
+    let bytes = postcard::to_slice(message, &mut buffer).map_err(io::Error::other)?;
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], &[], flags, None)?;
+    Ok(())
+}
+
+/// Two sockets that are connected to each other.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
 /// Receives one message and the descriptor that came with it; none where the other end is gone.
 pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    Ok(receive_all(socket)?.map(|(message, fds)| (message, fds.into_iter().next())))
+}
+
+/// Receives one message and the descriptors that came with it; none where the other end is gone.
+pub fn receive_all<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut buffer = [0u8; LENGTH_MAX];
-    let mut control = nix::cmsg_space!([RawFd; 4]);
+    let mut control = nix::cmsg_space!([RawFd; FDS_MAX]);
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let received = loop {
@@ -166,7 +204,7 @@ pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option
         return Err(io::ErrorKind::InvalidData.into());
     }
     let message = postcard::from_bytes(buffer.get(..length).unwrap_or_default());
-    Ok(Some((message.map_err(io::Error::other)?, fds.into_iter().next())))
+    Ok(Some((message.map_err(io::Error::other)?, fds)))
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {

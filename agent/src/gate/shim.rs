@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use caps::Capability;
 
 use super::kill;
-use super::message::{self, Kill, Outcome, Reply};
+use super::hold::Holder;
+use super::message::{self, Outcome, Reply, Request};
 use crate::identify::netlink::Diag;
 
 /// Who starts a shim connects at once.
@@ -38,30 +39,56 @@ pub fn serve(path: &Path) -> anyhow::Result<()> {
 }
 
 fn converse(caller: &std::os::fd::OwnedFd, pid: u32) -> io::Result<()> {
+    let mut holding: Option<std::thread::JoinHandle<()>> = None;
     loop {
-        let (request, namespace) = match message::receive::<Kill>(caller.as_fd()) {
+        let (request, fds) = match message::receive_all::<Request>(caller.as_fd()) {
             Ok(Some(received)) => received,
-            // The agent is gone, and its shim goes with it.
-            Ok(None) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            // The agent is gone, and its shim goes with it, once nobody's statements wait in it.
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             Err(error) => return Err(error),
         };
-        let reply = if let Some(fd) = namespace {
+        let mut fds = fds.into_iter();
+        let request = match request {
+            Request::Kill(kill) => kill,
+            Request::Hold { closed } => {
+                let Some(agent) = fds.next() else { continue };
+                match Holder::new(agent, fds.collect(), closed) {
+                    Ok(holder) => {
+                        let run = move || {
+                            // Clients wait for this thread.
+                            crate::privileges::hurry();
+                            if let Err(error) = holder.run() {
+                                tracing::error!(%error, "the gate has ended");
+                            }
+                        };
+                        holding = std::thread::Builder::new().name("hold".into()).spawn(run).ok();
+                    }
+                    Err(error) => tracing::error!(%error, "statements cannot be held"),
+                }
+                continue;
+            }
+        };
+        let reply = if let Some(fd) = fds.next() {
             kill::act(&request, &mut Diag::from_fd(fd), pid)
         } else {
             let outcome = Outcome::Failed("no sock_diag socket came with the request".into());
             Reply { id: request.id, outcome, act_ns: 0 }
         };
         match message::send(caller.as_fd(), &reply, None) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             other => other?,
         }
     }
+    if let Some(holding) = holding {
+        let _ = holding.join();
+    }
+    Ok(())
 }
 
-/// Gives up everything but CAP_NET_ADMIN, for good. Without root there is nothing to give up, and every kill will
+/// Gives up everything but CAP_NET_ADMIN (and CAP_BPF, where the kernel wants it for maps), for good. Without root there is nothing to give up, and every kill will
 /// say that it lacks the capability.
 fn confine() -> anyhow::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
-    crate::privileges::keep(&[Capability::CAP_NET_ADMIN])
+    crate::privileges::keep(&[Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_SYS_NICE])
 }

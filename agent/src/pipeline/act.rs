@@ -6,11 +6,12 @@ use std::sync::Arc;
 use agent_core::event::{DataClass, Disposition, Event, EventKind};
 use agent_core::exchange::{Kind, Statement};
 use agent_core::judge::{Held, Look, Subject, Verdict, judge};
-use agent_core::policy::Action;
+use agent_core::policy::{Action, Mode};
 use agent_core::segment::{Nanos, Side};
 use agent_core::sql::Analysis;
 
 use super::FlowSink;
+use crate::gate::talk::Decision;
 
 /// What a statement does, as far as its text tells.
 fn analysis(statement: &Statement) -> Cow<'_, Analysis> {
@@ -159,6 +160,34 @@ impl FlowSink<'_> {
             }
         }
         stricter
+    }
+
+    /// What became of a statement on its way, where it was held: that stands, and not what should have become of it. A
+    /// rule that wants statements held has seen nothing but the statement itself where they are not.
+    pub(super) fn held(&mut self, statement: &Statement, verdict: &mut Option<Verdict>) -> Option<Decision> {
+        let holds = |verdict: &Verdict| {
+            verdict.policy_mode == Some(Mode::Enforce)
+                && matches!(verdict.action, Action::RequireApproval | Action::Block)
+        };
+        let expected = verdict.as_ref().is_some_and(holds);
+        let text = statement.text.as_ref()?;
+        let decision = self.host.decision(text.bytes(), expected);
+        match &decision {
+            Some(decision) => {
+                let verdict = verdict.get_or_insert_default();
+                verdict.policy_rule = decision.policy_rule.as_str().into();
+                verdict.policy_version = decision.policy_version.as_str().into();
+                verdict.policy_mode = Some(decision.mode());
+                verdict.disposition = decision.disposition();
+            }
+            None if expected => {
+                if let Some(verdict) = verdict {
+                    verdict.disposition = Disposition::Alerted;
+                }
+            }
+            None => {}
+        }
+        decision
     }
 
     /// Tells that a rule acted when the answer was on its way already, by an event of its own.

@@ -17,6 +17,7 @@ use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 use hashbrown::{HashMap as FastMap, HashSet as FastSet};
 
 use crate::capture::live::{Live, Record, Records};
+use crate::gate::talk::Decision;
 use crate::gate::{Gate, Outcome, Target};
 use crate::identify::sockets::Listening;
 use crate::identify::{Exec, Resolver, Tapped};
@@ -26,6 +27,7 @@ use super::unix::{UnixTaps, Want};
 use super::{Ends, Flow, Host, Pipeline, Wishes};
 use crate::capture::tls::Search;
 
+mod held; // statements that are held: who asks for them, what became of them
 mod tls; // plaintext of TLS sessions -> flows
 
 /// How long the reader sleeps when nothing is urgent: long enough that a busy database costs few wakeups.
@@ -81,6 +83,8 @@ struct Tap {
     /// Its ends as the server's socket sees them, where that is on this host too and was seen: the addresses may be
     /// translated in between.
     accepted: Option<(Endpoint, Endpoint)>,
+    /// The server's socket, where it is on this host and was seen.
+    server: Option<u64>,
 }
 
 /// An address as it lies in a record.
@@ -110,6 +114,7 @@ struct Here<'a> {
     tapped: Tapped,
     begun: bool,
     accepted: Option<(Endpoint, Endpoint)>,
+    server: Option<u64>,
 }
 
 impl Host for Here<'_> {
@@ -141,6 +146,9 @@ impl Host for Here<'_> {
             rule: &verdict.policy_rule,
         });
         done.outcome == Outcome::Killed
+    }
+    fn decision(&mut self, text: &[u8], expected: bool) -> Option<Decision> {
+        self.gate.as_deref_mut()?.decision(self.server?, text, expected)
     }
     fn server_end(&mut self, client: Side) -> ServerEnd {
         let Tapped { local, remote, .. } = self.tapped;
@@ -215,6 +223,7 @@ impl Driver {
     fn turn(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> usize {
         let offset = self.live.wall(0);
         let before = Instant::now();
+        self.tend_gate(pipeline);
         self.filled = self.filled.max(records.fill());
         let mut n = 0;
         while n < BATCH {
@@ -252,6 +261,7 @@ impl Driver {
             pipeline.gauges.ring_used = std::mem::take(&mut self.filled);
             pipeline.gauges.connections = [self.taps.len() as u64, recognised as u64];
             self.follow_rules(pipeline);
+            self.look_after_gate(now, pipeline);
             self.look_after_unix(pipeline);
             self.hidden(now, pipeline);
             self.live.resync_clock();
@@ -318,7 +328,7 @@ impl Driver {
         let start =
             if active { (open.send_next, open.receive_next) } else { (open.receive_next, open.send_next) };
         let ends = ends(&open.tuple);
-        let (mut peer_here, mut accepted) = (false, None);
+        let (mut peer_here, mut accepted, mut server) = (false, None, (!active).then_some(open.cookie));
         if let Some(first) = self.other_end(start, ends)
             && first != open.cookie
         {
@@ -327,12 +337,13 @@ impl Driver {
                 accepted = self.taps.get(&first).map(|tap| tap.ends);
                 self.close(first, time, pipeline);
                 self.leave_alone(first);
-                peer_here = true;
+                (peer_here, server) = (true, Some(first));
             } else {
                 self.leave_alone(open.cookie);
                 if let Some(tap) = self.taps.get_mut(&first) {
                     tap.peer_here = true;
                     tap.accepted = Some(ends);
+                    tap.server = Some(open.cookie);
                 }
                 return;
             }
@@ -345,7 +356,7 @@ impl Driver {
             None => self.tap(open.cookie, ends, Some(active)),
         };
         tap.start = Some(start);
-        (tap.peer_here, tap.accepted) = (peer_here, accepted);
+        (tap.peer_here, tap.accepted, tap.server) = (peer_here, accepted, server);
     }
 
     /// The tapped socket at the other end of a connection that begins. Data in a SYN that the server did not take
@@ -384,6 +395,7 @@ impl Driver {
             peer_here,
             tls,
             accepted,
+            server: None,
         };
         self.taps.entry(cookie).insert(tap).into_mut()
     }
@@ -468,9 +480,9 @@ impl Driver {
         };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
         let begun = tap.active.is_some();
-        let accepted = tap.accepted;
+        let (accepted, server) = (tap.accepted, tap.server);
         let mut host =
-            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted, server };
         let hidden = tap.tls.is_some();
         let wishes = tap.flow.segment(&segment, pipeline, &mut host);
         if hidden {
@@ -505,6 +517,11 @@ impl Driver {
                 }
             }
             self.modes.push((cookie, tap.socket));
+            if (wishes.session || wishes.detected)
+                && let Some(gate) = &mut self.gate
+            {
+                held::introduce(gate, tap, &pipeline.policies);
+            }
         }
         if !begun && self.taps.get(&cookie).is_some_and(|tap| tap.flow.core().is_ended()) {
             // Nobody will report its end: it was open before the programs were.
@@ -528,15 +545,18 @@ impl Driver {
         }
         let Some(mut tap) = self.taps.remove(&cookie) else { return };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
-        let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+        let (begun, accepted, server) = (tap.active.is_some(), tap.accepted, tap.server);
         let mut host =
-            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted, server };
         let plain = tap.tls.is_none();
         self.tls.ties.forget_socket(cookie);
         if let Some(hidden) = tap.tls.take() {
             hidden.close(&mut tap.flow, time, pipeline, &mut host);
         }
         tap.flow.close(time, pipeline, &mut host);
+        if let (Some(gate), Some(server)) = (&mut self.gate, tap.server) {
+            held::closed(gate, server);
+        }
         if plain {
             let [sent, received] = self.live.lost_of(cookie).bytes;
             tap.flow.tell_lost(sent + received, time, pipeline);

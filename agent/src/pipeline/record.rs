@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::gate::talk::Decision;
 use agent_core::event::{Disposition, Event, EventKind};
 use agent_core::exchange::{Parameter, Statement};
 use agent_core::identity::{Claim, Identity};
@@ -169,6 +170,13 @@ impl Recorder {
             clear(&mut event.policy_version);
             clear(&mut event.policy_mode);
             event.disposition = Disposition::default();
+        }
+    }
+
+    /// Writes on a statement's event what became of it while it was held.
+    pub(super) fn held(&mut self, event: &mut Event, decision: &Decision) {
+        if decision.id != 0 {
+            event.event_id = decision.id;
         }
     }
 

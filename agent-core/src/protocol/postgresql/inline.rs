@@ -144,7 +144,9 @@ impl Frontend {
 
 impl Requests for Frontend {
     fn next(&mut self, bytes: &[u8]) -> Step {
-        if !self.started {
+        // One that was open before may be in the middle of its beginning: no message begins with NUL, every packet does.
+        let late = self.session.user.is_empty() && bytes.first() == Some(&0);
+        if !self.started || late {
             return self.untyped(bytes);
         }
         let mut reader = Reader::new(bytes);
@@ -238,8 +240,9 @@ impl Requests for Frontend {
                     "" => String::new(),
                     hint => format!(", HINT = {}", literal(hint)),
                 };
+                let code = if refusal.canceled { "57014" } else { "42501" };
                 let text = format!(
-                    "DO $weir$BEGIN RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = {}{hint}; END$weir$",
+                    "DO $weir$BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = {}{hint}; END$weir$",
                     literal(refusal.message)
                 );
                 write(out, b'Q', &[text.as_bytes(), b"\0"]);
@@ -354,7 +357,7 @@ mod tests {
     #[test]
     fn a_refusal_cannot_be_broken_out_of() {
         let frontend = started();
-        let refusal = Refusal { message: "no \"'; drop table t; $weir$ \\' \0 x", hint: "ask" };
+        let refusal = Refusal { message: "no \"'; drop table t; $weir$ \\' \0 x", hint: "ask", canceled: false };
         let mut out = Vec::new();
         frontend.refuse(&message(b'Q', b"drop table t\0"), refusal, &mut out);
         let text = String::from_utf8(out[5..out.len() - 1].to_vec()).unwrap();

@@ -359,9 +359,9 @@ impl Driver {
                 }
                 tracing::warn!(cookie, "plaintext does not fit the connection that it was tied to");
                 let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
-                let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+                let (begun, accepted, server) = (tap.active.is_some(), tap.accepted, tap.server);
                 let mut host =
-                    Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
+                    Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted, server };
                 let Some(mut plain) = hidden.plain.take() else { return };
                 plain.flow.close(time, pipeline, &mut host);
                 if hidden.unproven {
@@ -401,9 +401,9 @@ impl Driver {
             tail,
         };
         let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
-        let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+        let (begun, accepted, server) = (tap.active.is_some(), tap.accepted, tap.server);
         let mut host =
-            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted, server };
         let wishes = plain.flow.segment(&segment, pipeline, &mut host);
         if wishes == Wishes::default() {
             return;

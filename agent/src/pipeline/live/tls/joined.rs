@@ -106,9 +106,9 @@ impl Driver {
         let tapped = Tapped { cookie, local: ends.0, remote: ends.1 };
         let Some((protocol, client)) = self.database_at(&tapped) else { return false };
         let Some(tap) = self.taps.get_mut(&cookie) else { return false };
-        let (begun, accepted) = (tap.active.is_some(), tap.accepted);
+        let (begun, accepted, server) = (tap.active.is_some(), tap.accepted, tap.server);
         let mut host =
-            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted };
+            Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted, server };
         tap.flow.suppose(protocol, client, &mut host);
         // Where the client is elsewhere, its server's library would have had to tell.
         let process = tap

@@ -1,0 +1,284 @@
+//! Rules that hold statements -> kernel programs and the shim; what the shim has decided -> whoever makes events.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_common::gate::{Framing, PASSES, Shared, act, lane as state};
+use agent_core::policy::Policies;
+use agent_core::protocol::inline::Act;
+use agent_core::protocol::{Entry, PROTOCOLS};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::guard::Guard;
+use super::message::{self, Request, now_ns};
+use super::talk::{Decision, News, Order, Who, digest};
+use crate::capture::live::CaptureError;
+
+/// A shim that has not shown itself for so long is not there.
+const PATIENCE: Duration = Duration::from_millis(700);
+/// How long it may take to begin.
+const START: Duration = Duration::from_secs(5);
+/// How long what is held may take to go on when holding ends.
+const DRAIN: Duration = Duration::from_millis(900);
+/// Decisions that wait for their statement's event, for each connection.
+const DECISIONS_MAX: usize = 4096;
+/// How long a decision waits for it.
+const UNCLAIMED: Duration = Duration::from_secs(10);
+
+/// How statements are held.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Where nobody can say that a statement may pass: it does not.
+    pub closed: bool,
+    /// Most bytes of a connection that wait in the shim.
+    pub held_bytes: u64,
+    /// Switched off by the operator.
+    pub off: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { closed: false, held_bytes: 64 << 20, off: false }
+    }
+}
+
+/// The agent's side of holding.
+pub struct Inline {
+    guard: Guard,
+    link: Option<OwnedFd>,
+    /// When it was handed over.
+    since: Instant,
+    policies: Arc<Policies>,
+    generation: u32,
+    ports: HashMap<u16, u32>,
+    who: HashMap<u64, Who>,
+    decisions: HashMap<u64, VecDeque<(Instant, Decision)>>,
+    news: VecDeque<News>,
+}
+
+/// The protocols whose statements can be held; what the kernel side calls a framing is a place among them.
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    PROTOCOLS.iter().filter(|entry| entry.inline.is_some())
+}
+
+fn framings() -> Vec<Framing> {
+    let framing = |entry: &Entry| {
+        let inline = entry.inline?;
+        let mut framing = Framing { more: inline.more, padding: 0, acts: [act::HOLD; 256] };
+        for (first, act) in (0..=u8::MAX).zip(&mut framing.acts) {
+            *act = match (inline.act)(first) {
+                Act::Pass => act::PASS,
+                Act::Text => act::TEXT,
+                Act::NamedText => act::NAMED_TEXT,
+                Act::Named => act::NAMED,
+                Act::Hold => act::HOLD,
+            };
+        }
+        Some(framing)
+    };
+    entries().filter_map(framing).collect()
+}
+
+impl Inline {
+    /// Loads and attaches the kernel side; nothing is held before the shim has it too.
+    pub fn start(settings: &Settings) -> Result<Self, CaptureError> {
+        let shared = Shared {
+            armed: 0,
+            closed: u32::from(settings.closed),
+            pulse: 0,
+            patience: PATIENCE.as_nanos() as u64,
+            held_max: settings.held_bytes,
+            key: [random(), random()],
+        };
+        Ok(Self {
+            guard: Guard::attach(&framings(), shared)?,
+            link: None,
+            since: Instant::now(),
+            policies: Arc::default(),
+            generation: 0,
+            ports: HashMap::new(),
+            who: HashMap::new(),
+            decisions: HashMap::new(),
+            news: VecDeque::new(),
+        })
+    }
+
+    /// Gives a shim that has just started what it needs.
+    pub(super) fn hand_over(&mut self, shim: BorrowedFd<'_>, closed: bool) -> io::Result<()> {
+        let (own, its) = message::pair()?;
+        let fds: Vec<RawFd> = std::iter::once(its.as_raw_fd()).chain(self.guard.parts()).collect();
+        message::send_all(shim, &Request::Hold { closed }, &fds)?;
+        self.link = Some(own);
+        self.since = Instant::now();
+        self.guard.shared().beat(0);
+        self.tell_policies()?;
+        for who in self.who.values() {
+            self.tell(&Order::Who(Box::new(who.clone())))?;
+        }
+        // Nothing may be enrolled before somebody is there to let it pass.
+        while self.guard.shared().pulse() == 0 {
+            if self.since.elapsed() > START {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.guard.shared().armed(true);
+        Ok(())
+    }
+
+    /// Puts rules in force, and watches the ports of databases that they are about.
+    pub(super) fn follow(&mut self, policies: &Arc<Policies>, ports: &HashMap<u16, &'static str>) {
+        let configured = ports.iter().map(|(port, name)| (*port, *name));
+        let usual = entries().map(|entry| (entry.port, entry.name));
+        for (port, name) in usual.chain(configured) {
+            self.watch_port(port, name, policies);
+        }
+        if !Arc::ptr_eq(policies, &self.policies) {
+            self.policies = Arc::clone(policies);
+            self.generation += 1;
+            if let Err(error) = self.tell_policies() {
+                tracing::error!(%error, "the shim did not get the new rules");
+            }
+        }
+    }
+
+    /// New connections to this port go through the gate, where a rule may hold statements of this database.
+    pub fn watch_port(&mut self, port: u16, name: &str, policies: &Policies) {
+        if self.ports.contains_key(&port) || !policies.may_hold(name) {
+            return;
+        }
+        let Some(framing) = entries().position(|entry| entry.name == name) else { return };
+        self.guard.enrol_port(port, framing as u32);
+        self.ports.insert(port, framing as u32);
+    }
+
+    /// Says who a session is.
+    pub fn introduce(&mut self, who: Who) {
+        if self.who.get(&who.cookie) != Some(&who) {
+            let _ = self.tell(&Order::Who(Box::new(who.clone())));
+            self.who.insert(who.cookie, who);
+        }
+    }
+
+    /// A connection is gone. Gives decisions that no statement has claimed.
+    pub fn forget(&mut self, cookie: u64) -> Vec<Decision> {
+        self.who.remove(&cookie);
+        self.decisions.remove(&cookie).into_iter().flatten().map(|(_, decision)| decision).collect()
+    }
+
+    /// Somebody has decided about what is held.
+    pub fn answer(&mut self, id: u128, approved: bool, reason: &str) {
+        let _ = self.tell(&Order::Answer { id, approved, reason: reason.to_owned() });
+    }
+
+    fn tell(&self, order: &Order) -> io::Result<()> {
+        let link = self.link.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        message::send(link.as_fd(), order, None)
+    }
+
+    fn tell_policies(&self) -> io::Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let fd = memfd_create(c"weir-policies", MFdFlags::MFD_CLOEXEC)?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(&serde_json::to_vec(self.policies.sources())?)?;
+        let order = Order::Policies { generation: self.generation };
+        message::send(link.as_fd(), &order, Some(file.as_raw_fd()))
+    }
+
+    /// Reads what the shim tells; false where it is gone or hangs.
+    pub(super) fn poll(&mut self) -> bool {
+        let Some(link) = &self.link else { return false };
+        while message::readable(link.as_fd(), Duration::ZERO).unwrap_or(false) {
+            match message::receive::<News>(link.as_fd()) {
+                Ok(Some((News::Decided(decision), _))) => {
+                    let waiting = self.decisions.entry(decision.cookie).or_default();
+                    if waiting.len() < DECISIONS_MAX {
+                        waiting.push_back((Instant::now(), decision));
+                    }
+                }
+                Ok(Some((news, _))) => self.news.push_back(news),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        let pulse = self.guard.shared().pulse();
+        now_ns().saturating_sub(pulse) < PATIENCE.as_nanos() as u64 || self.since.elapsed() < PATIENCE
+    }
+
+    /// What was told that is no decision, oldest first.
+    pub fn news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// What was decided about a statement of this connection. Its event may be made now.
+    pub fn decision(&mut self, cookie: u64, text: &[u8]) -> Option<Decision> {
+        let waiting = self.decisions.get_mut(&cookie)?;
+        let text = digest(text);
+        let at = waiting.iter().position(|(_, decision)| decision.text == text)?;
+        waiting.remove(at).map(|(_, decision)| decision)
+    }
+
+    /// Decisions that no statement has claimed for long.
+    pub fn unclaimed(&mut self) -> Vec<Decision> {
+        let mut old = Vec::new();
+        self.decisions.retain(|_, waiting| {
+            while waiting.front().is_some_and(|(since, _)| since.elapsed() > UNCLAIMED) {
+                old.extend(waiting.pop_front().map(|(_, decision)| decision));
+            }
+            !waiting.is_empty()
+        });
+        old
+    }
+
+    /// Cookies of the connections whose bytes were with a shim that is gone.
+    pub(super) fn stranded(&self) -> Vec<u64> {
+        let lanes = (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
+        let held = lanes.filter(|lane| lane.state() == state::OPEN && lane.word() & 1 != 0);
+        held.map(|lane| lane.cookie()).collect()
+    }
+
+    /// Cookies of the connections that sent more than may wait.
+    pub fn overflowed(&self) -> Vec<u64> {
+        let lanes = (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
+        lanes.filter(|lane| lane.state() == state::OPEN && lane.overflow() != 0).map(|lane| lane.cookie()).collect()
+    }
+
+    /// What the kernel side counted.
+    pub fn tally(&self) -> agent_common::gate::Tally {
+        self.guard.tally()
+    }
+
+    /// True where the connection goes through the gate.
+    pub fn has(&self, cookie: u64) -> bool {
+        self.guard.has(cookie)
+    }
+
+    /// Holds nothing more: what is held goes on first.
+    pub(super) fn end(self) {
+        let begin = Instant::now();
+        self.guard.stop_enrolling();
+        let told = self.tell(&Order::Drain).is_ok();
+        let lanes = || (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
+        let open = || lanes().filter(|lane| lane.state() == state::OPEN);
+        while told && begin.elapsed() < DRAIN && open().any(|lane| lane.word() & 1 != 0) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.guard.shared().armed(false);
+        // A socket that leaves the map loses what its server has not read yet. So none leaves: what is open passes
+        // for good, and the kernel forgets it when it closes.
+        for lane in open() {
+            let _ = lane.set_passes();
+        }
+        debug_assert!(PASSES > 1);
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // SAFETY: as many bytes as the buffer has.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(got, 8, "getrandom never gives less than 256 bytes once the kernel is up");
+    u64::from_ne_bytes(bytes)
+}
