@@ -140,6 +140,14 @@ pub struct Tally {
     pub failed: u64,
     /// Pieces that were dropped because too much waited.
     pub overflowed: u64,
+    /// Held because a message was not all there, was too long, or is always held.
+    pub long: u64,
+    /// Held because a text has no hash.
+    pub odd: u64,
+    /// Held because a text was not known.
+    pub new: u64,
+    /// Held because a name was not known.
+    pub unnamed: u64,
 }
 
 const _: () = {
@@ -148,5 +156,5 @@ const _: () = {
     assert!(size_of::<Lane>() == 64);
     assert!(size_of::<Known>() == 16);
     assert!(size_of::<Name>() == 16);
-    assert!(size_of::<Tally>() == 64);
+    assert!(size_of::<Tally>() == 96);
 };

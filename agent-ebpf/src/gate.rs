@@ -187,9 +187,9 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     }
     let start = volatile(&lane.remain);
     let Some(buffer) = BUFFERS.get_ptr_mut(index) else { return SK_PASS };
-    // SAFETY: checked above, and this socket's alone.
-    let look = unsafe { &mut (*buffer).look };
-    *look = Look {
+    // SAFETY: checked above, and this socket's alone. Volatile: the walk reads and changes it by a pointer of its own.
+    let look = unsafe { &raw mut (*buffer).look };
+    let begin = Look {
         at: start,
         size,
         risky: 1,
@@ -199,14 +199,24 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         cookie,
         key: shared.key,
     };
+    // SAFETY: as above.
+    unsafe { write_volatile(look, begin) };
     let mut walk = Walk { skb: ctx.as_ptr(), index: u64::from(index) };
     // SAFETY: the callback takes what it is given, and is gone when this returns.
     unsafe {
         bpf_loop(MESSAGES_MAX, message as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    if volatile(&look.risky) == 0 {
-        lane.remain = volatile(&look.at) - size;
-        lane.passed += u64::from(volatile(&look.passed));
+    // SAFETY: as above.
+    let (risky, at, passed) = unsafe {
+        (
+            read_volatile(&raw const (*look).risky),
+            read_volatile(&raw const (*look).at),
+            read_volatile(&raw const (*look).passed),
+        )
+    };
+    if risky == 0 {
+        lane.remain = at - size;
+        lane.passed += u64::from(passed);
         tally(|t| t.passed += 1);
         return SK_PASS;
     }
@@ -371,7 +381,7 @@ fn is_known(look: &mut Look, read: &mut Read, index: u32, length: u32, act: u8) 
         act::NAMED_TEXT => 1,
         _ => 2,
     };
-    *read = Read {
+    let begin = Read {
         shape: Shape::new(look.key),
         key: look.key,
         name: 0,
@@ -381,12 +391,18 @@ fn is_known(look: &mut Look, read: &mut Read, index: u32, length: u32, act: u8) 
         texts: (act != act::NAMED) as u32,
         end: 0,
     };
+    let read = &raw mut *read;
+    // SAFETY: it is the lane's. Volatile: the walk reads and changes it by a pointer of its own.
+    unsafe { write_volatile(read, begin) };
     // SAFETY: the callback takes what it is given, and is gone when this returns.
     unsafe {
         let mut lane = u64::from(index);
         bpf_loop(length.div_ceil(STEP), bytes as *mut c_void, (&raw mut lane).cast(), 0);
     }
+    // SAFETY: as above.
+    let read = unsafe { read_volatile(read) };
     if read.end == 0 || read.named > NAME_MAX {
+        tally(|t| t.long += 1);
         return false;
     }
     let name = Name { cookie: look.cookie, hash: read.name };
@@ -394,7 +410,10 @@ fn is_known(look: &mut Look, read: &mut Read, index: u32, length: u32, act: u8) 
         // SAFETY: entries are plain numbers.
         match unsafe { NAMES.get(&name) } {
             Some(&hash) => hash,
-            None => return false,
+            None => {
+                tally(|t| t.unnamed += 1);
+                return false;
+            }
         }
     } else {
         // What follows a text's NUL in the same message was not judged with it.
@@ -404,8 +423,13 @@ fn is_known(look: &mut Look, read: &mut Read, index: u32, length: u32, act: u8) 
         read.shape.finish()
     };
     let known = Known { hash, class: look.class, padding: 0 };
+    if hash == 0 {
+        tally(|t| t.odd += 1);
+        return false;
+    }
     // SAFETY: entries are plain numbers.
-    if hash == 0 || unsafe { KNOWN.get(&known) }.is_none() {
+    if unsafe { KNOWN.get(&known) }.is_none() {
+        tally(|t| t.new += 1);
         return false;
     }
     if act == act::NAMED_TEXT && NAMES.insert(&name, &hash, 0).is_err() {

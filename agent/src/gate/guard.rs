@@ -178,6 +178,10 @@ impl Guard {
                 sum.unguarded += one.unguarded;
                 sum.failed += one.failed;
                 sum.overflowed += one.overflowed;
+                sum.long += one.long;
+                sum.odd += one.odd;
+                sum.new += one.new;
+                sum.unnamed += one.unnamed;
             }
         }
         sum

@@ -35,6 +35,7 @@ impl Driver {
         let Some(gate) = &mut self.gate else { return };
         gate.follow(&pipeline.policies, &self.ports);
         let Some(inline) = &mut gate.inline else { return };
+        tracing::debug!(tally = ?inline.tally(), "the gate");
         let overflowed = inline.overflowed();
         for decision in inline.unclaimed() {
             // Never silence: its statement was not seen, or not understood.
