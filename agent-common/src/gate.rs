@@ -88,14 +88,14 @@ pub struct Lane {
     pub framing: u32,
     /// Bytes of a passing message that come with the next piece. The kernel side's, and the shim's while it holds.
     pub remain: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1: it was open before it was enrolled.
+    pub late: u32,
     /// Bytes of a passing message at the beginning of what went to the shim first. The kernel side's.
     pub skip: u32,
     /// 1: more waited than may wait, and bytes are lost. The kernel side's.
     pub overflow: u32,
     /// Zero.
-    pub padding2: u32,
+    pub padding: u32,
 }
 
 /// Key of the map `KNOWN`: a text that may pass.

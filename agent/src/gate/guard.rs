@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use agent_common::gate::{Framing, Shared, Tally};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SockHash};
+use agent_common::gate::{Framing, Shared, Tally, lane as state};
+use aya::maps::{MapError, Array, HashMap, Map, MapData, PerCpuArray, Queue, SockHash};
 use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
@@ -20,6 +20,8 @@ pub const LANES: u32 = 4096;
 /// The attached programs and their maps. What is enrolled keeps those it needs until it closes.
 pub struct Guard {
     _ebpf: Ebpf,
+    guarded: SockHash<MapData, u64>,
+    free: Queue<MapData, u32>,
     ports: HashMap<MapData, u16, u32>,
     gated: HashMap<MapData, u64, u32>,
     tally: PerCpuArray<MapData, Tally>,
@@ -99,6 +101,7 @@ impl Guard {
         }
         let guarded: SockHash<_, u64> = SockHash::try_from(map("GUARDED")?)?;
         let shims: SockHash<_, u64> = SockHash::try_from(map("SHIMS")?)?;
+        let free = Queue::try_from(map("FREE")?)?;
         let ports = HashMap::try_from(map("PORTS")?)?;
         let gated = HashMap::try_from(map("GATED")?)?;
         let tally = PerCpuArray::try_from(map("TALLY")?)?;
@@ -125,7 +128,7 @@ impl Guard {
             program.load().map_err(refused)?;
             program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
         }
-        Ok(Self { _ebpf: ebpf, ports, gated, tally, shared: page, lanes, parts })
+        Ok(Self { _ebpf: ebpf, guarded, free, ports, gated, tally, shared: page, lanes, parts })
     }
 
     /// What the shim is given.
@@ -147,6 +150,31 @@ impl Guard {
     pub fn enrol_port(&mut self, port: u16, framing: u32) {
         if let Err(error) = self.ports.insert(port, framing, 0) {
             tracing::warn!(%error, port, "the gate cannot watch this port");
+        }
+    }
+
+    /// Enrols a connection that is open already, by its server's socket; it goes by this cookie.
+    pub fn adopt(&mut self, cookie: u64, socket: BorrowedFd<'_>, framing: u32) -> Result<(), MapError> {
+        let index = self.free.pop(0)?;
+        let lane = self.lanes.get(index as usize).ok_or(MapError::ElementNotFound)?;
+        lane.begin(cookie, framing);
+        let entered = self.gated.insert(cookie, index, 0);
+        let entered = entered.and_then(|()| self.guarded.insert(cookie, socket.as_raw_fd(), 0));
+        if entered.is_err() {
+            let _ = self.gated.remove(&cookie);
+            lane.set_state(state::CLOSED);
+        }
+        entered
+    }
+
+    /// A connection is closed whose end the kernel side does not see.
+    pub fn closed(&mut self, cookie: u64) {
+        if let Ok(index) = self.gated.get(&cookie, 0)
+            && let Some(lane) = self.lanes.get(index as usize)
+        {
+            let _ = self.gated.remove(&cookie);
+            let _ = self.guarded.remove(&cookie);
+            lane.set_state(state::CLOSED);
         }
     }
 

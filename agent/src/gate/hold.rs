@@ -265,7 +265,8 @@ impl Holder {
 
     /// More sockets, before they run out.
     fn grow(&mut self) -> io::Result<()> {
-        let open = self.sessions.iter().filter(|session| session.is_some()).count();
+        let is_open = |index| self.lanes.get(index).is_some_and(|lane| lane.state() != state::FREE);
+        let open = (0..self.pool.len()).filter(|index| is_open(*index)).count();
         if self.pool.len() < self.lanes.len() && self.pool.len() < open + pool::SPARE {
             let from = self.pool.len();
             self.pool.grow()?;

@@ -155,6 +155,23 @@ impl Inline {
         self.ports.insert(port, framing as u32);
     }
 
+    /// Holds what a connection sends that is open already: the server's process has its socket. `key`: the cookie that it
+    /// goes by; `socket`: that of the server's socket. It has to stand between two messages.
+    pub fn adopt(&mut self, key: u64, pid: u32, socket: u64, name: &str) -> io::Result<()> {
+        if self.guard.has(key) || !self.policies.may_hold(name) {
+            return Ok(());
+        }
+        let Some(framing) = entries().position(|entry| entry.name == name) else { return Ok(()) };
+        let fd = super::borrow::socket(pid, socket)?;
+        self.guard.adopt(key, fd.as_fd(), framing as u32).map_err(io::Error::other)
+    }
+
+    /// A connection is gone whose end the kernel side does not see.
+    pub fn closed(&mut self, key: u64) {
+        self.guard.closed(key);
+        self.forget(key);
+    }
+
     /// Says who a session is.
     pub fn introduce(&mut self, who: Who) {
         if self.who.get(&who.cookie) != Some(&who) {

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use agent_common::gate::{Lane, PASSES, Shared};
+use agent_common::gate::{Lane, PASSES, Shared, lane as state};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// One value of a map, mapped.
@@ -157,6 +157,8 @@ impl LaneRef<'_> {
         framing set_framing framing: AtomicU32 = u32;
         /// See [`Lane::skip`].
         skip set_skip skip: AtomicU32 = u32;
+        /// See [`Lane::late`].
+        late set_late late: AtomicU32 = u32;
         /// See [`Lane::overflow`].
         overflow set_overflow overflow: AtomicU32 = u32;
     }
@@ -167,6 +169,14 @@ impl LaneRef<'_> {
         let open = if passes { PASSES } else { 0 };
         let word = word!(AtomicU64, (*self.at).word);
         word.compare_exchange(forwarded << 1 | 1, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Begins for a connection that was open before: all that it sends from now on is held.
+    pub fn begin(self, cookie: u64, framing: u32) {
+        let lane = Lane { word: 1, cookie, framing, late: 1, ..Lane::default() };
+        // SAFETY: mapped for as long as `self`; nobody looks at a lane that is neither free nor enrolled.
+        unsafe { self.at.write_volatile(lane) };
+        self.set_state(state::OPEN);
     }
 
     /// Lets a connection pass for good, if nothing of it is held.

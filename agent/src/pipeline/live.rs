@@ -23,7 +23,7 @@ use crate::identify::sockets::Listening;
 use crate::identify::{Exec, Resolver, Tapped};
 
 use super::pooler::ServerEnd;
-use super::unix::{UnixTaps, Want};
+use super::unix::{Hands, UnixTaps, Want};
 use super::{Ends, Flow, Host, Pipeline, Wishes};
 use crate::capture::tls::Search;
 
@@ -289,11 +289,13 @@ impl Driver {
             }
             Record::UnixOpen(open, name) => {
                 let time = Nanos(open.time.wrapping_add(offset.0));
-                self.unix.open(open, name, time, &mut self.resolver, pipeline);
+                let mut hands = Hands { resolver: &mut self.resolver, gate: self.gate.as_mut() };
+                self.unix.open(open, name, time, &mut hands, pipeline);
             }
             Record::UnixData(data, head, tail) => {
                 let time = Nanos(data.time.wrapping_add(offset.0));
-                self.unix.data(data, head, tail, time, &mut self.resolver, pipeline, &mut self.modes);
+                let mut hands = Hands { resolver: &mut self.resolver, gate: self.gate.as_mut() };
+                self.unix.data(data, head, tail, time, &mut hands, pipeline, &mut self.modes);
             }
             Record::Exec(exec, path, arguments) => {
                 self.tls.executed(exec.pid);
@@ -589,7 +591,8 @@ impl Driver {
     /// Taps Unix sockets while a database listens on one, and lets go of those that are closed.
     pub fn look_after_unix(&mut self, pipeline: &mut Pipeline) {
         let now = self.live.now();
-        self.unix.look_after(now, &mut self.live, &mut self.resolver, pipeline);
+        let mut hands = Hands { resolver: &mut self.resolver, gate: self.gate.as_mut() };
+        self.unix.look_after(now, &mut self.live, &mut hands, pipeline);
     }
 
     fn report_loss(&mut self, now: Nanos, pipeline: &mut Pipeline) {

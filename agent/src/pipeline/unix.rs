@@ -15,6 +15,8 @@ use agent_core::protocol;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::Live;
+use crate::gate::Gate;
+use crate::gate::talk::Decision;
 use crate::identify::Resolver;
 use crate::identify::sockets::{Listening, unix_name};
 
@@ -68,6 +70,14 @@ struct End {
     socket: Socket,
 }
 
+/// What handles the records of Unix sockets.
+pub struct Hands<'a> {
+    /// Who has which socket.
+    pub resolver: &'a mut Resolver,
+    /// What acts.
+    pub gate: Option<&'a mut Gate>,
+}
+
 struct Conversation {
     flow: Flow,
     path: Arc<str>,
@@ -80,8 +90,11 @@ struct Conversation {
 /// Answers a flow's questions about its ends.
 struct Here<'a> {
     resolver: &'a mut Resolver,
+    gate: Option<&'a mut Gate>,
     pids: [u32; 2],
     path: Arc<str>,
+    /// What the gate knows it by: the client's cookie.
+    key: Option<u64>,
 }
 
 impl Host for Here<'_> {
@@ -95,6 +108,9 @@ impl Host for Here<'_> {
     fn kill(&mut self, _verdict: &Verdict, _client: Side, _cancel: Option<&Cancel>) -> bool {
         false // the kernel destroys no Unix socket on demand
     }
+    fn decision(&mut self, text: &[u8], expected: bool) -> Option<Decision> {
+        self.gate.as_deref_mut()?.decision(self.key?, text, expected)
+    }
     fn server_end(&mut self, client: Side) -> ServerEnd {
         ServerEnd::Unix(Arc::clone(&self.path), self.pids[client.other().index()])
     }
@@ -103,6 +119,38 @@ impl Host for Here<'_> {
     }
     fn holds(&mut self, namespace: u64, local: Endpoint, remote: Endpoint) -> bool {
         self.resolver.sockets().holds(namespace, local, remote)
+    }
+}
+
+impl Conversation {
+    fn key(&self) -> Option<u64> {
+        self.flow.core().client().and_then(|client| self.ends[client.index()])
+    }
+
+    /// What it answers by. The flow is left out: it is what asks.
+    fn here<'a>(&self, hands: &'a mut Hands<'_>) -> Here<'a> {
+        let (pids, path, key) = (self.pids, Arc::clone(&self.path), self.key());
+        Here { resolver: hands.resolver, gate: hands.gate.as_deref_mut(), pids, path, key }
+    }
+
+    /// Has its statements held from now on, once both ends are known and what they speak: its server waits for the next
+    /// message then, for the client waits for an answer to its first.
+    fn guard(&mut self, gate: &mut Gate) {
+        let Some(inline) = &mut gate.inline else { return };
+        let Some(client) = self.flow.core().client() else { return };
+        let server = client.other().index();
+        let (Some(key), Some(socket), Some(system)) =
+            (self.ends[client.index()], self.ends[server], self.flow.system())
+        else {
+            return;
+        };
+        // A server's process that is gone asks for nothing any more.
+        if let Err(error) = inline.adopt(key, self.pids[server], socket, system)
+            && std::path::Path::new(&format!("/proc/{}", self.pids[server])).exists()
+        {
+            tracing::warn!(%error, path = &*self.path, "statements of a Unix socket cannot be held");
+        }
+        inline.introduce(self.flow.who(key));
     }
 }
 
@@ -127,14 +175,14 @@ impl UnixTaps {
         &mut self,
         now: Nanos,
         live: &mut Live,
-        resolver: &mut Resolver,
+        hands: &mut Hands<'_>,
         pipeline: &mut Pipeline,
     ) {
         if self.want == Want::Never {
             return;
         }
         let mut wanted = self.want == Want::Always;
-        resolver.sockets().unix_listeners(|name| {
+        hands.resolver.sockets().unix_listeners(|name| {
             wanted |= std::str::from_utf8(name).is_ok_and(|name| protocol::of_socket(name).is_some());
         });
         self.idle = if wanted { 0 } else { self.idle + 1 };
@@ -143,7 +191,7 @@ impl UnixTaps {
                 Ok(()) => {
                     self.attached = true;
                     pipeline.poolers.unix = true;
-                    self.older = resolver.sockets().unix_connected();
+                    self.older = hands.resolver.sockets().unix_connected();
                 }
                 Err(error) => {
                     // Once: what cannot be done now cannot be done in a second either.
@@ -162,10 +210,10 @@ impl UnixTaps {
             return;
         }
         for cookie in std::mem::take(&mut self.doomed) {
-            self.close(cookie, now, resolver, pipeline);
+            self.close(cookie, now, hands, pipeline);
         }
         self.closed.drain(..).for_each(|cookie| live.forget(cookie));
-        let alive = resolver.sockets().unix_connected();
+        let alive = hands.resolver.sockets().unix_connected();
         self.older.retain(|cookie| alive.contains(cookie));
         self.doomed.extend(self.ends.keys().filter(|cookie| !alive.contains(cookie)));
         if self.idle > LINGER && self.ends.is_empty() && live.detach_unix().is_ok() {
@@ -180,14 +228,14 @@ impl UnixTaps {
         open: &UnixOpen,
         name: &[u8],
         time: Nanos,
-        resolver: &mut Resolver,
+        hands: &mut Hands<'_>,
         pipeline: &mut Pipeline,
     ) {
         // The process may be gone in a moment: a first look at it now.
-        resolver.processes.workload(open.pid);
+        hands.resolver.processes.workload(open.pid);
         // Its place in memory was another socket's: that one is gone, and its peer has nobody to speak with.
         if let Some(before) = self.by_name.get(&open.own).copied() {
-            self.close(before, time, resolver, pipeline);
+            self.close(before, time, hands, pipeline);
         }
         let peer = self.by_name.get(&open.peer).copied();
         let peer = peer.filter(|cookie| self.ends.get(cookie).is_some_and(|end| end.peer == open.own));
@@ -208,6 +256,9 @@ impl UnixTaps {
         self.by_name.insert(open.own, open.cookie);
         let socket = Socket::default();
         self.ends.insert(open.cookie, End { own: open.own, peer: open.peer, conversation, side, socket });
+        if let Some(gate) = hands.gate.as_deref_mut() {
+            known.guard(gate);
+        }
     }
 
     /// A socket sent.
@@ -218,7 +269,7 @@ impl UnixTaps {
         head: &[u8],
         tail: &[u8],
         time: Nanos,
-        resolver: &mut Resolver,
+        hands: &mut Hands<'_>,
         pipeline: &mut Pipeline,
         modes: &mut Vec<(u64, Socket)>,
     ) {
@@ -229,7 +280,7 @@ impl UnixTaps {
         let client = known.flow.core().client();
         if client == Some(side) && known.told[side.index()] != data.pid {
             // The socket was passed on, or came with a fork.
-            let workload = resolver.processes.workload(data.pid);
+            let workload = hands.resolver.processes.workload(data.pid);
             known.flow.hand_over(workload, time, pipeline);
             known.told[side.index()] = data.pid;
         }
@@ -243,13 +294,16 @@ impl UnixTaps {
             head,
             tail,
         };
-        let mut host = Here { resolver, pids: known.pids, path: Arc::clone(&known.path) };
+        let mut host = known.here(hands);
         let wishes = known.flow.segment(&segment, pipeline, &mut host);
         if wishes == Wishes::default() {
             return;
         }
         if wishes.detected {
             known.told = known.pids;
+        }
+        if let Some(gate) = hands.gate.as_deref_mut() {
+            known.guard(gate);
         }
         for side in [Side::A, Side::B] {
             let Some(cookie) = known.ends[side.index()] else { continue };
@@ -287,12 +341,20 @@ impl UnixTaps {
     }
 
     /// Closes the conversation of an end, for both of its ends.
-    fn close(&mut self, cookie: u64, now: Nanos, resolver: &mut Resolver, pipeline: &mut Pipeline) {
+    fn close(&mut self, cookie: u64, now: Nanos, hands: &mut Hands<'_>, pipeline: &mut Pipeline) {
         let Some(end) = self.ends.get(&cookie) else { return };
         let mut ends = [Some(cookie), None];
-        if let Some(mut known) = self.conversations.remove(&end.conversation) {
+        if let Some(known) = self.conversations.remove(&end.conversation) {
             ends = known.ends;
-            known.flow.close(now, pipeline, &mut Here { resolver, pids: known.pids, path: known.path });
+            let (mut flow, path) = (known.flow, known.path);
+            let key = flow.core().client().and_then(|client| ends[client.index()]);
+            let (pids, gate) = (known.pids, hands.gate.as_deref_mut());
+            flow.close(now, pipeline, &mut Here { resolver: hands.resolver, gate, pids, path, key });
+            if let (Some(gate), Some(key)) = (hands.gate.as_deref_mut(), key)
+                && let Some(inline) = &mut gate.inline
+            {
+                inline.closed(key);
+            }
         }
         for cookie in ends.into_iter().flatten() {
             let Some(end) = self.ends.remove(&cookie) else { continue };

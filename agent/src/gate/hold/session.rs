@@ -78,10 +78,11 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(cookie: u64, entry: &'static Entry, lane: LaneRef<'_>) -> Option<Self> {
         lane.set_class(0);
+        let start = if lane.late() == 0 { Start::Beginning } else { Start::Midstream };
         Some(Self {
             cookie,
             entry,
-            reader: (entry.inline?.open)(Start::Beginning),
+            reader: (entry.inline?.open)(start),
             buffer: Vec::new(),
             start: 0,
             taken: 0,
@@ -240,7 +241,7 @@ impl Session {
         let class = Class {
             generation: desk.generation,
             system: self.entry.name,
-            namespace: self.reader.session().namespace.clone(),
+            namespace: self.namespace(desk).to_owned(),
             users: self.contexts(desk),
             principal: text(who.map(|who| &who.identity_principal)),
             agent: text(who.map(|who| &who.ai_agent_name)),
@@ -249,16 +250,30 @@ impl Session {
         lane.set_class(self.class);
     }
 
+    /// The session's database.
+    fn namespace<'a>(&'a self, desk: &'a Desk) -> &'a str {
+        let session = self.reader.session();
+        let told = || desk.who.get(&self.cookie).map_or("", |who| &who.db_namespace);
+        if session.namespace.is_empty() { told() } else { &session.namespace }
+    }
+
     /// Users and search paths that may be in force.
     fn contexts(&self, desk: &Desk) -> Vec<(String, String)> {
         let session = self.reader.session();
-        let mut contexts = vec![(session.user.clone(), session.search_path.clone())];
+        let mut contexts = Vec::new();
+        if !session.user.is_empty() {
+            contexts.push((session.user.clone(), session.search_path.clone()));
+        }
         let who = desk.who.get(&self.cookie).map(|who| (who.db_user.clone(), who.search_path.clone()));
         for (user, path) in self.reader.also().iter().cloned().chain(who) {
             let user = if user.is_empty() { session.user.clone() } else { user };
             if !contexts.contains(&(user.clone(), path.clone())) {
                 contexts.push((user, path));
             }
+        }
+        if contexts.is_empty() {
+            // Nobody has said yet who this is.
+            contexts.push(Default::default());
         }
         contexts
     }
@@ -424,13 +439,12 @@ impl Session {
     fn judge(&self, meaning: &Meaning, desk: &Desk) -> Verdict {
         let who = desk.who.get(&self.cookie);
         let contexts = self.contexts(desk);
-        let session = self.reader.session();
         let mut worst = Verdict::default();
         let mut look = |analysis: &Analysis, data: &[agent_core::event::DataClass], complete: bool| {
             for (user, path) in &contexts {
                 let subject = Subject {
                     db_system_name: self.entry.name,
-                    db_namespace: &session.namespace,
+                    db_namespace: self.namespace(desk),
                     db_user: user,
                     search_path: path,
                     ai_agent_name: who.map_or("", |who| &who.ai_agent_name),

@@ -1,0 +1,110 @@
+import java.sql.BatchUpdateException;
+import java.sql.Connection;
+import java.sql.DriverManager;
+import java.sql.PreparedStatement;
+import java.sql.ResultSet;
+import java.sql.SQLException;
+import java.sql.Statement;
+import java.util.Arrays;
+import java.util.Properties;
+import java.util.Random;
+
+/**
+ * Mixed statements, some forbidden, by pgjdbc: batches among them. Usage: Guarded.java TABLE STATEMENTS SEED [dry]; where
+ * to, from the PG* environment. `dry` leaves the forbidden ones out: both runs must print the same.
+ */
+public class Guarded {
+    static String table;
+    static boolean dry;
+
+    public static void main(String[] arguments) throws Exception {
+        table = arguments[0];
+        int count = Integer.parseInt(arguments[1]);
+        Random random = new Random(Long.parseLong(arguments[2]));
+        dry = arguments.length > 3;
+        StringBuilder said = new StringBuilder();
+        try (Connection connection = connect()) {
+            for (int done = 0; done < count; ) {
+                int id = random.nextInt(500);
+                switch (random.nextInt(4)) {
+                    case 0 -> {
+                        try (PreparedStatement insert =
+                                connection.prepareStatement("insert into " + table + " values (?, ?)")) {
+                            for (int i = 0; i < 10; i++) {
+                                insert.setInt(1, id + i);
+                                insert.setString(2, "batch " + i);
+                                insert.addBatch();
+                            }
+                            said.append(Arrays.toString(insert.executeBatch())).append('\n');
+                        }
+                        done += 10;
+                    }
+                    case 1 -> {
+                        // A batch is one transaction here: nothing of it is done.
+                        refused(connection, said, true, id);
+                        done += 3;
+                    }
+                    case 2 -> {
+                        refused(connection, said, false, id);
+                        done += 1;
+                    }
+                    default -> {
+                        try (PreparedStatement select = connection.prepareStatement(
+                                "select id, v from " + table + " where id = ? order by v limit 3")) {
+                            select.setInt(1, id);
+                            try (ResultSet rows = select.executeQuery()) {
+                                while (rows.next()) {
+                                    said.append(rows.getInt(1)).append(rows.getString(2)).append('\n');
+                                }
+                            }
+                        }
+                        done += 1;
+                    }
+                }
+            }
+            try (Statement statement = connection.createStatement();
+                    ResultSet rows = statement.executeQuery("select count(*), sum(id) from " + table)) {
+                rows.next();
+                said.append(rows.getLong(1)).append(' ').append(rows.getLong(2)).append('\n');
+            }
+        }
+        System.out.print(said);
+    }
+
+    static void refused(Connection connection, StringBuilder said, boolean batch, int id) throws SQLException {
+        if (dry) {
+            said.append("refused\n");
+            return;
+        }
+        connection.setAutoCommit(!batch);
+        try (Statement statement = connection.createStatement()) {
+            if (batch) {
+                statement.addBatch("insert into " + table + " values (" + id + ", 'never')");
+                statement.addBatch("/* forbidden */ delete from " + table);
+                statement.addBatch("insert into " + table + " values (" + id + ", 'never')");
+                statement.executeBatch();
+            } else {
+                statement.execute("/* forbidden */ update " + table + " set v = 'gone'");
+            }
+            said.append("EXECUTED\n");
+        } catch (BatchUpdateException error) {
+            said.append(error.getMessage().contains("blocked by policy") ? "refused\n" : error.getMessage());
+        } catch (SQLException error) {
+            said.append(error.getMessage().contains("blocked by policy") ? "refused\n" : error.getMessage());
+        } finally {
+            if (batch) {
+                connection.rollback();
+                connection.setAutoCommit(true);
+            }
+        }
+    }
+
+    static Connection connect() throws SQLException {
+        String host = System.getenv("PGHOST");
+        String place = (host.contains(":") ? "[" + host + "]" : host) + ":" + System.getenv("PGPORT");
+        Properties with = new Properties();
+        with.setProperty("user", System.getenv("PGUSER"));
+        with.setProperty("sslmode", System.getenv("PGSSLMODE"));
+        return DriverManager.getConnection("jdbc:postgresql://" + place + "/" + System.getenv("PGDATABASE"), with);
+    }
+}
