@@ -92,7 +92,7 @@ pub struct Lane {
     pub late: u32,
     /// Bytes of a passing message at the beginning of what went to the shim first. The kernel side's.
     pub skip: u32,
-    /// 1: more waited than may wait, and bytes are lost. The kernel side's.
+    /// 1: bytes are lost: more waited than may wait, or nobody was there. The kernel side's.
     pub overflow: u32,
     /// Zero.
     pub padding: u32,

@@ -4,6 +4,10 @@
 #![no_std]
 
 pub mod gate; // what gate and kernel share
+#[expect(
+    clippy::inline_always,
+    reason = "the verifier follows what is inlined, and calls cost the kernel side"
+)]
 pub mod shape; // a statement -> what the kernel side knows it by
 
 /// Raised with every change of a record or a map; the agent refuses an object built for another one.

@@ -68,7 +68,7 @@ impl Shape {
     pub fn raw(&mut self, byte: u8) {
         self.word = self.word << 8 | u64::from(byte);
         self.count += 1;
-        if self.count & 7 == 0 {
+        if self.count.is_multiple_of(8) {
             self.v3 ^= self.word;
             self.round();
             self.v0 ^= self.word;

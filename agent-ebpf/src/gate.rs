@@ -170,7 +170,12 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     if volatile(&shared.pulse) + volatile(&shared.patience) < now {
         tally(|t| t.unguarded += 1);
         // Behind what the shim has and does not hand on nothing may pass: that would be another order.
-        return if waiting & 1 != 0 || volatile(&shared.closed) != 0 { SK_DROP } else { SK_PASS };
+        if waiting & 1 == 0 && volatile(&shared.closed) == 0 {
+            return SK_PASS;
+        }
+        // The agent ends a connection that has lost something.
+        lane.overflow = 1;
+        return SK_DROP;
     }
     let size64 = u64::from(size);
     if waiting & 1 != 0 {

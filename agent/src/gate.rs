@@ -359,6 +359,7 @@ impl Gate {
             return Vec::new();
         }
         tracing::error!("what holds statements does not answer: starting it again");
+        inline.pause();
         let lost = inline.stranded();
         // Its sockets close with it, and with them what it held.
         self.link = None;

@@ -348,7 +348,13 @@ impl Flow {
     }
 
     /// The event of something about this connection that is no statement.
-    pub fn tell(&mut self, time: Nanos, pipeline: &mut Pipeline, kind: EventKind, change: impl FnOnce(&mut Event)) {
+    pub fn tell(
+        &mut self,
+        time: Nanos,
+        pipeline: &mut Pipeline,
+        kind: EventKind,
+        change: impl FnOnce(&mut Event),
+    ) {
         let Pipeline { policies, memory, recorder, poolers, output, .. } = pipeline;
         let (host, now) = (&mut Nobody, time);
         let mut sink =

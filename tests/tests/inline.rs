@@ -2,13 +2,16 @@
 //! The oracle is the server's own log and data.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use tests::client::{self, Route};
+use tests::drivers;
 use tests::netns::NetNs;
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
-use tests::drivers;
+use tests::wire::{self, Wire};
 use xtask::clickhouse::ClickHouse;
 use xtask::postgres::Postgres;
 use xtask::scratch::Scratch;
@@ -81,8 +84,7 @@ fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
     let namespace = NetNs::new()?;
     let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
     let mut refused = 0;
-    let routes =
-        [Route::loopback4(), Route::loopback6(), Route::veth4(&namespace), Route::veth6(&namespace)];
+    let routes = [Route::loopback4(), Route::loopback6(), Route::veth4(&namespace), Route::veth6(&namespace)];
     for (number, route) in routes.iter().enumerate() {
         let seed = format!("{}", 7 + number);
         for driver in ["psycopg", "asyncpg"] {
@@ -112,4 +114,97 @@ fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
     assert!(told >= refused as u64, "{told} of {refused}");
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
+}
+
+const ASK: &str = "kind: DatabasePolicy
+metadata: {name: ask-first}
+spec:
+  mode: enforce
+  match:
+    statement: {effects: [drop]}
+  action: require_approval
+";
+
+/// The shim dies, or hangs, with a statement in it: that session ends, all others go on, and what is forbidden is
+/// refused again as soon as another shim is there.
+#[test]
+fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
+    let server = talkative()?;
+    server.quietly("create table kept (id int)")?;
+    let (mut agent, clickhouse) =
+        guarding(&server, &format!("{POLICIES}---\n{}", ASK.replace("drop", "grant")), "")?;
+    for signal in [Signal::KILL, Signal::STOP] {
+        let mut idle = Wire::login(("127.0.0.1", server.port))?;
+        let said = ask(&mut idle, "select 'before'")?;
+        assert!(said.contains("before"), "{said}");
+        let mut held = Wire::login(("127.0.0.1", server.port))?;
+        held.send(&wire::query("grant select on kept to public"))?;
+        let shim = shim_of(&agent)?;
+        let pending = "SELECT count() FROM weir.events WHERE error_type = 'shim_gone'";
+        let before = wait_for(&clickhouse, pending, |_| true)?;
+        // It has to have come that far: nothing tells but the shim itself.
+        std::thread::sleep(Duration::from_millis(300));
+        rustix::process::kill_process(rustix::process::Pid::from_raw(shim).context("a pid")?, signal)?;
+        assert!(held.until_ready().is_err(), "the statement came through a shim that was gone");
+        wait_for(&clickhouse, pending, |n| n > before)?;
+        let said = ask(&mut idle, "select 'after'")?;
+        assert!(said.contains("after"), "{said}");
+        assert_ne!(shim_of(&agent)?, shim);
+        // An old session and a new one.
+        let mut new = Wire::login(("127.0.0.1", server.port))?;
+        for wire in [&mut idle, &mut new] {
+            let said = ask(wire, "/* forbidden */ drop table kept")?;
+            assert!(said.contains("blocked by policy"), "{signal:?}: {said}");
+        }
+    }
+    assert_eq!(executed(&server)?, Vec::<String>::new());
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+/// An agent that is killed leaves nobody waiting, and an agent that ends lets everybody go on.
+#[test]
+fn sessions_outlive_the_agent() -> Result<()> {
+    for kill in [true, false] {
+        let server = talkative()?;
+        server.quietly("create table kept (id int)")?;
+        let (mut agent, _clickhouse) = guarding(&server, ASK, "")?;
+        let mut idle = Wire::login(("127.0.0.1", server.port))?;
+        ask(&mut idle, "select 1")?;
+        let mut held = Wire::login(("127.0.0.1", server.port))?;
+        held.send(&wire::query("drop table kept"))?;
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "1");
+        if kill {
+            agent.kill()?;
+        } else {
+            assert!(agent.stop()?.success(), "{}", agent.said());
+        }
+        // Failing open is the default: what was held goes on.
+        held.until_ready()?;
+        let said = ask(&mut idle, "select 'after'")?;
+        assert!(said.contains("after"), "{said}");
+        let mut new = Wire::login(("127.0.0.1", server.port))?;
+        assert!(ask(&mut new, "select 'new'")?.contains("new"));
+    }
+    Ok(())
+}
+
+/// Asks, and gives all that is answered.
+fn ask(wire: &mut Wire, text: &str) -> Result<String> {
+    wire.send(&wire::query(text))?;
+    let messages = wire.messages()?;
+    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
+}
+
+/// The agent's shim.
+fn shim_of(agent: &Weir) -> Result<i32> {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid()))?;
+    for pid in children.split_whitespace() {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.split(|b| *b == 0).nth(1) == Some(&b"shim"[..]) {
+            return Ok(pid.parse()?);
+        }
+    }
+    anyhow::bail!("the agent has no shim")
 }

@@ -289,6 +289,18 @@ impl Reader<'_> {
         let action = self.word(action_node, "spec.action", ACTIONS);
         if let Some(action) = action {
             self.enforceable(action_node, action, mode, "spec.action");
+            let remembers = rate.is_some() || unusual.is_some();
+            if mode == Mode::Enforce && remembers && matches!(action, Action::Block | Action::RequireApproval)
+            {
+                // The gate decides about one statement at a time, before it is known what others bring.
+                let name = action.name();
+                self.problem(
+                    action_node,
+                    format!(
+                        "spec.action: '{name}' cannot depend on what happened before; use 'kill' or 'alert'"
+                    ),
+                );
+            }
         }
         let on_unknown = field(&fields, "onUnknown").and_then(|node| {
             let action = self.word(node, "spec.onUnknown", ACTIONS)?;

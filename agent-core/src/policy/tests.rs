@@ -53,14 +53,17 @@ fn what_cannot_be_enforced_is_refused() {
             "kind: DatabasePolicy\nmetadata: {{name: a}}\nspec: {{mode: {mode}, match: {{}}, action: {action}}}\n"
         )
     };
-    for action in ["mask", "block", "require_approval"] {
-        let told = problems(&policy("enforce", action));
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains("cannot be enforced by this build"), "{told:?}");
-        assert_eq!(problems(&policy("monitor", action)), [""; 0]);
-    }
-    for action in ["allow", "alert", "kill"] {
+    let told = problems(&policy("enforce", "mask"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("cannot be enforced by this build"), "{told:?}");
+    assert_eq!(problems(&policy("monitor", "mask")), [""; 0]);
+    for action in ["allow", "alert", "kill", "block", "require_approval"] {
         assert_eq!(problems(&policy("enforce", action)), [""; 0]);
+    }
+    for action in ["block", "require_approval"] {
+        let text = policy("enforce", action).replace("match: {}", "match: {rate: {rows: 10, within: 1m}}");
+        let told = problems(&text);
+        assert!(told.len() == 1 && told[0].contains("what happened before"), "{told:?}");
     }
 }
 

@@ -11,7 +11,9 @@ pub(super) fn socket(pid: u32, cookie: u64) -> io::Result<OwnedFd> {
         let entry = entry?;
         let is_socket = fs::read_link(entry.path())
             .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
-        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
         if !is_socket {
             continue;
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use agent_common::gate::{Framing, Shared, Tally, lane as state};
-use aya::maps::{MapError, Array, HashMap, Map, MapData, PerCpuArray, Queue, SockHash};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, SockHash};
 use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
@@ -87,7 +87,10 @@ impl Guard {
         let mut parts = Vec::new();
         for (_, name) in Part::ALL {
             let map = ebpf.map(name).and_then(fd).ok_or(CaptureError::Missing(name))?;
-            parts.push(map.try_clone_to_owned().map_err(|source| CaptureError::Open { path: name.into(), source })?);
+            parts.push(
+                map.try_clone_to_owned()
+                    .map_err(|source| CaptureError::Open { path: name.into(), source })?,
+            );
         }
         let mapped = |part: Part| parts[part as usize].as_fd();
         let open = |source| CaptureError::Open { path: "a map of the gate".into(), source };

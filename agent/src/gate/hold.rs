@@ -3,7 +3,7 @@
 //! One thread, no store, no network of its own. It decides by the rules and the names that the agent told last; an agent
 //! that hangs changes nothing.
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -144,6 +144,10 @@ pub struct Holder {
     scratch: Box<[u8]>,
     /// Since when there is no agent.
     orphaned: Option<Instant>,
+    /// Lanes that were in use when this shim began: up to here.
+    used: usize,
+    /// Those of them whose bytes were lost with another shim: the agent ends their connections.
+    lost: HashSet<usize>,
 }
 
 impl Holder {
@@ -154,7 +158,10 @@ impl Holder {
         let mut parts: Vec<Option<OwnedFd>> = parts.into_iter().map(Some).collect();
         anyhow::ensure!(parts.len() == Part::ALL.len(), "the agent sent {} maps", parts.len());
         let mut take = |part: Part| {
-            parts.get_mut(part as usize).and_then(Option::take).ok_or_else(|| anyhow::anyhow!("a map is missing"))
+            parts
+                .get_mut(part as usize)
+                .and_then(Option::take)
+                .ok_or_else(|| anyhow::anyhow!("a map is missing"))
         };
         let lanes = Lanes::map(take(Part::Lanes)?.as_fd(), super::guard::LANES as usize)?;
         let shared = Page::<Shared>::map(take(Part::Shared)?.as_fd())?;
@@ -200,9 +207,31 @@ impl Holder {
             },
             scratch: vec![0; 256 * 1024].into(),
             orphaned: None,
+            used: 0,
+            lost: HashSet::new(),
         };
+        holder.take_over();
         holder.grow()?;
         Ok(holder)
+    }
+
+    /// Finds the connections that another shim has left behind.
+    fn take_over(&mut self) {
+        for index in 0..self.lanes.len() {
+            let Some(lane) = self.lanes.get(index) else { break };
+            if lane.state() == state::FREE {
+                continue;
+            }
+            self.used = index + 1;
+            match lane.word() {
+                // Nothing has come yet.
+                1 => {}
+                word if word & 1 != 0 => {
+                    self.lost.insert(index);
+                }
+                _ => lane.set_late(1),
+            }
+        }
     }
 
     /// Serves until the agent is gone.
@@ -234,7 +263,8 @@ impl Holder {
             let next = self.later.peek().map_or(BEAT, |Later(at, _)| at.0.saturating_duration_since(now));
             let wait = next.min(BEAT.saturating_sub(now.duration_since(beaten)));
             // Rounded up: what is due in a moment would spin otherwise.
-            let wait = EpollTimeout::try_from(wait + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO);
+            let wait =
+                EpollTimeout::try_from(wait + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO);
             let count = match self.epoll.wait(&mut events, wait) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => 0,
@@ -267,9 +297,10 @@ impl Holder {
     fn grow(&mut self) -> io::Result<()> {
         let is_open = |index| self.lanes.get(index).is_some_and(|lane| lane.state() != state::FREE);
         let open = (0..self.pool.len()).filter(|index| is_open(*index)).count();
-        if self.pool.len() < self.lanes.len() && self.pool.len() < open + pool::SPARE {
+        while self.pool.len() < self.lanes.len() && self.pool.len() < self.used.max(open + pool::SPARE) {
             let from = self.pool.len();
-            self.pool.grow()?;
+            let lanes = &self.lanes;
+            self.pool.grow(|index| lanes.get(index).is_some_and(|lane| lane.state() == state::FREE))?;
             for lane in from..self.pool.len() {
                 self.sessions.push(None);
                 if let Some(socket) = self.pool.socket(lane) {
@@ -284,6 +315,11 @@ impl Holder {
     fn read(&mut self, index: usize) {
         let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
         let Some(slot) = self.sessions.get_mut(index) else { return };
+        if self.lost.contains(&index) {
+            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+            let _ = nix::sys::socket::recv(socket.as_raw_fd(), &mut self.scratch, flags);
+            return;
+        }
         let cookie = lane.cookie();
         if slot.as_ref().is_none_or(|session| session.cookie() != cookie) {
             let entry = PROTOCOLS.iter().filter(|entry| entry.inline.is_some()).nth(lane.framing() as usize);
@@ -369,6 +405,7 @@ impl Holder {
                 session.gone(&mut self.desk);
                 self.desk.who.remove(&session.cookie());
             }
+            self.lost.remove(&index);
             lane.set_state(state::FREE);
             self.pool.free(index);
         }
@@ -377,7 +414,9 @@ impl Holder {
     /// Takes the agent's orders; false once it is gone.
     fn listen(&mut self) -> io::Result<bool> {
         // One that hangs up in the middle of a word is gone too.
-        let Ok(Some((order, fds))) = message::receive_all::<Order>(self.agent.as_fd()) else { return Ok(false) };
+        let Ok(Some((order, fds))) = message::receive_all::<Order>(self.agent.as_fd()) else {
+            return Ok(false);
+        };
         match order {
             Order::Policies { generation } => {
                 let read = fds.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));

@@ -249,17 +249,26 @@ impl Inline {
         old
     }
 
+    /// Nobody is there to let anything pass: no new connection goes this way.
+    pub(super) fn pause(&self) {
+        self.guard.stop_enrolling();
+    }
+
     /// Cookies of the connections whose bytes were with a shim that is gone.
     pub(super) fn stranded(&self) -> Vec<u64> {
         let lanes = (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
-        let held = lanes.filter(|lane| lane.state() == state::OPEN && lane.word() & 1 != 0);
+        let held =
+            lanes.filter(|lane| lane.state() == state::OPEN && lane.word() & 1 != 0 && lane.word() > 1);
         held.map(|lane| lane.cookie()).collect()
     }
 
-    /// Cookies of the connections that sent more than may wait.
+    /// Cookies of the connections that have lost bytes: more waited than may wait, or nobody was there.
     pub fn overflowed(&self) -> Vec<u64> {
         let lanes = (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
-        lanes.filter(|lane| lane.state() == state::OPEN && lane.overflow() != 0).map(|lane| lane.cookie()).collect()
+        lanes
+            .filter(|lane| lane.state() == state::OPEN && lane.overflow() != 0)
+            .map(|lane| lane.cookie())
+            .collect()
     }
 
     /// What the kernel side counted.

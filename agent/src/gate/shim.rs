@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use caps::Capability;
 
-use super::kill;
 use super::hold::Holder;
+use super::kill;
 use super::message::{self, Outcome, Reply, Request};
 use crate::identify::netlink::Diag;
 
@@ -56,8 +56,6 @@ fn converse(caller: &std::os::fd::OwnedFd, pid: u32) -> io::Result<()> {
                 match Holder::new(agent, fds.collect(), closed) {
                     Ok(holder) => {
                         let run = move || {
-                            // Clients wait for this thread.
-                            crate::privileges::hurry();
                             if let Err(error) = holder.run() {
                                 tracing::error!(%error, "the gate has ended");
                             }
@@ -86,9 +84,15 @@ fn converse(caller: &std::os::fd::OwnedFd, pid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up everything but CAP_NET_ADMIN (and CAP_BPF, where the kernel wants it for maps), for good. Without root there is nothing to give up, and every kill will
+/// Gives up everything but CAP_NET_ADMIN (and CAP_BPF, where the kernel wants it for maps: before 5.19), for good. Without root there is nothing to give up, and every kill will
 /// say that it lacks the capability.
 fn confine() -> anyhow::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
-    crate::privileges::keep(&[Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_SYS_NICE])
+    // Clients wait for what is held.
+    crate::privileges::hurry();
+    if crate::capture::kernel_at_least(5, 19) {
+        crate::privileges::keep(&[Capability::CAP_NET_ADMIN])
+    } else {
+        crate::privileges::keep(&[Capability::CAP_NET_ADMIN, Capability::CAP_BPF])
+    }
 }

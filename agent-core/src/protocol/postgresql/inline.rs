@@ -158,7 +158,11 @@ impl Requests for Frontend {
         match act(kind) {
             Act::Pass => Step::Pass(whole),
             Act::Text | Act::NamedText | Act::Named => {
-                if (bytes.len() as u64) < whole { Step::Short } else { Step::Ask(whole as usize) }
+                if (bytes.len() as u64) < whole {
+                    Step::Short
+                } else {
+                    Step::Ask(whole as usize)
+                }
             }
             // A function call asks; what has no name is the server's to refuse.
             Act::Hold if kind != b'F' => Step::Pass(whole),
@@ -234,25 +238,22 @@ impl Requests for Frontend {
     }
 
     fn refuse(&self, message: &[u8], refusal: Refusal<'_>, out: &mut Vec<u8>) {
-        match message.first() {
-            Some(b'Q' | b'F') => {
-                let hint = match refusal.hint {
-                    "" => String::new(),
-                    hint => format!(", HINT = {}", literal(hint)),
-                };
-                let code = if refusal.canceled { "57014" } else { "42501" };
-                let text = format!(
-                    "DO $weir$BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = {}{hint}; END$weir$",
-                    literal(refusal.message)
-                );
-                write(out, b'Q', &[text.as_bytes(), b"\0"]);
-            }
+        if let Some(b'Q' | b'F') = message.first() {
+            let hint = match refusal.hint {
+                "" => String::new(),
+                hint => format!(", HINT = {}", literal(hint)),
+            };
+            let code = if refusal.canceled { "57014" } else { "42501" };
+            let text = format!(
+                "DO $weir$BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = {}{hint}; END$weir$",
+                literal(refusal.message)
+            );
+            write(out, b'Q', &[text.as_bytes(), b"\0"]);
+        } else {
             // It has to fail when it is parsed: what fails only when it runs answers Describe wrongly. No expression
             // raises an error of one's own there; a syntax error shows its text in full.
-            _ => {
-                let text: String = refusal.message.chars().filter(|c| !matches!(c, '"' | '\0')).collect();
-                write(out, b'P', &[REFUSED, b"\0\"", text.as_bytes(), b"\"\0", &[0, 0]]);
-            }
+            let text: String = refusal.message.chars().filter(|c| !matches!(c, '"' | '\0')).collect();
+            write(out, b'P', &[REFUSED, b"\0\"", text.as_bytes(), b"\"\0", &[0, 0]]);
         }
     }
 
@@ -285,7 +286,9 @@ fn write(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.push(kind);
     out.extend_from_slice(&u32::try_from(length + 4).unwrap_or(u32::MAX).to_be_bytes());
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 #[cfg(test)]
@@ -307,7 +310,10 @@ mod tests {
             assert_eq!(frontend.next(&startup[..cut]), Step::Short, "{cut}");
         }
         assert_eq!(frontend.next(&startup), Step::Pass(startup.len() as u64));
-        assert_eq!((frontend.session().user.as_str(), frontend.session().namespace.as_str()), ("ann", "shop"));
+        assert_eq!(
+            (frontend.session().user.as_str(), frontend.session().namespace.as_str()),
+            ("ann", "shop")
+        );
         frontend
     }
 
@@ -324,9 +330,15 @@ mod tests {
         let all = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
         let query = |text: &str| message(b'Q', &[text.as_bytes(), b"\0"].concat());
         let asked = |f: &mut Frontend, text| meant(f, &query(text));
-        assert_eq!(asked(&mut frontend, "select 1; drop table t"), (all(&["select 1", "drop table t"]), true, true));
+        assert_eq!(
+            asked(&mut frontend, "select 1; drop table t"),
+            (all(&["select 1", "drop table t"]), true, true)
+        );
         let (texts, complete, lasting) = asked(&mut frontend, "prepare x as delete from t");
-        assert_eq!((texts, complete, lasting), (all(&["delete from t", "prepare x as delete from t"]), true, false));
+        assert_eq!(
+            (texts, complete, lasting),
+            (all(&["delete from t", "prepare x as delete from t"]), true, false)
+        );
         let (texts, complete, lasting) = asked(&mut frontend, "EXECUTE X");
         assert_eq!((texts, complete, lasting), (all(&["delete from t", "EXECUTE X"]), true, false));
         assert!(!asked(&mut frontend, "execute y").1, "nobody knows what y is");
@@ -350,14 +362,18 @@ mod tests {
         let mut frontend = Frontend::new(Start::Beginning);
         assert_eq!(frontend.next(&[0, 0, 0, 8, 4, 210, 22, 47]), Step::Pass(8));
         assert_eq!(frontend.next(&[0x16, 3, 1, 0]), Step::Blind(Blindness::Tls));
-        assert_eq!(frontend.next(&[0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 1, 0, 9, 9, 9, 9]), Step::Cancel(16, 256));
+        assert_eq!(
+            frontend.next(&[0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 1, 0, 9, 9, 9, 9]),
+            Step::Cancel(16, 256)
+        );
         assert_eq!(frontend.next(b"GET / HTTP/1.1\r\n"), Step::Unknown);
     }
 
     #[test]
     fn a_refusal_cannot_be_broken_out_of() {
         let frontend = started();
-        let refusal = Refusal { message: "no \"'; drop table t; $weir$ \\' \0 x", hint: "ask", canceled: false };
+        let refusal =
+            Refusal { message: "no \"'; drop table t; $weir$ \\' \0 x", hint: "ask", canceled: false };
         let mut out = Vec::new();
         frontend.refuse(&message(b'Q', b"drop table t\0"), refusal, &mut out);
         let text = String::from_utf8(out[5..out.len() - 1].to_vec()).unwrap();

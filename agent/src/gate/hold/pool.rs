@@ -22,11 +22,14 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(shims: MapData, serves: MapData, free: MapData, most: usize) -> anyhow::Result<Self> {
+        let mut free = Queue::try_from(Map::Queue(free))?;
+        // Lanes that another shim had prepared have its sockets.
+        while free.pop(0).is_ok() {}
         Ok(Self {
             sockets: Vec::new(),
             shims: SockHash::try_from(Map::SockHash(shims))?,
             serves: HashMap::try_from(Map::HashMap(serves))?,
-            free: Queue::try_from(Map::Queue(free))?,
+            free,
             most,
         })
     }
@@ -46,8 +49,8 @@ impl Pool {
         }
     }
 
-    /// Makes more of them.
-    pub(super) fn grow(&mut self) -> io::Result<()> {
+    /// Makes more of them. `is_free`: a lane may be used by a new connection.
+    pub(super) fn grow(&mut self, is_free: impl Fn(usize) -> bool) -> io::Result<()> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let more = MORE.min(self.most - self.sockets.len()) / 2;
@@ -61,20 +64,28 @@ impl Pool {
                     break far;
                 }
             };
-            self.add(near, own, address)?;
-            self.add(far, address, own)?;
+            self.add(near, own, address, &is_free)?;
+            self.add(far, address, own, &is_free)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, stream: TcpStream, own: SocketAddr, other: SocketAddr) -> io::Result<()> {
+    fn add(
+        &mut self,
+        stream: TcpStream,
+        own: SocketAddr,
+        other: SocketAddr,
+        is_free: &impl Fn(usize) -> bool,
+    ) -> io::Result<()> {
         let lane = self.sockets.len();
         let socket = OwnedFd::from(stream);
         let ports = u32::from(own.port()) << 16 | u32::from(other.port());
         self.serves.insert(ports, lane as u32, 0).map_err(io::Error::other)?;
         self.shims.insert(lane as u64, socket.as_raw_fd(), 0).map_err(io::Error::other)?;
         self.sockets.push(socket);
-        self.free(lane);
+        if is_free(lane) {
+            self.free(lane);
+        }
         Ok(())
     }
 }

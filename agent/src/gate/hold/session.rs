@@ -146,7 +146,8 @@ impl Session {
                 self.pass = self.pass.max(self.waiting().len() as u64);
             }
             if self.pass > 0 {
-                let count = self.waiting().len().min(usize::try_from(self.pass).unwrap_or(usize::MAX)).min(PIECE);
+                let count =
+                    self.waiting().len().min(usize::try_from(self.pass).unwrap_or(usize::MAX)).min(PIECE);
                 if count == 0 {
                     break;
                 }
@@ -288,9 +289,9 @@ impl Session {
             name.iter().for_each(|&byte| shape.raw(byte));
             shape.finish()
         };
-        let meaning = self.reader.meaning(message, texts, &mut |name| {
-            known.named(&Name { cookie, hash: hash_name(name) })
-        });
+        let meaning = self
+            .reader
+            .meaning(message, texts, &mut |name| known.named(&Name { cookie, hash: hash_name(name) }));
         let own = self.reader.text(message);
         let hash = own.map_or(0, |(_, text)| shape::text(key, text));
         if let Some((Some(name), _)) = own {
@@ -384,11 +385,8 @@ impl Session {
             self.pass = held.length as u64;
             return true;
         }
-        let text = format!(
-            "blocked by policy {} (weir {}): {reason}",
-            held.verdict.policy_rule,
-            reference(id)
-        );
+        let text =
+            format!("blocked by policy {} (weir {}): {reason}", held.verdict.policy_rule, reference(id));
         self.replace(held.length, Refusal { message: &text, hint: &held.verdict.message, canceled: false });
         true
     }

@@ -99,7 +99,11 @@ impl Driver {
     /// Bytes of this connection are lost in the gate: it cannot go on.
     fn end_held(&mut self, server: u64, cause: &'static str, now: Nanos, pipeline: &mut Pipeline) {
         let Some((&cookie, tap)) = self.taps.iter_mut().find(|(_, tap)| tap.server == Some(server)) else {
-            tracing::error!(cookie = server, cause, "a connection whose bytes were lost in the gate is not known");
+            tracing::error!(
+                cookie = server,
+                cause,
+                "a connection whose bytes were lost in the gate is not known"
+            );
             return;
         };
         let (local, remote) = tap.ends;

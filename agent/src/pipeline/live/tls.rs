@@ -360,8 +360,14 @@ impl Driver {
                 tracing::warn!(cookie, "plaintext does not fit the connection that it was tied to");
                 let tapped = Tapped { cookie, local: tap.ends.0, remote: tap.ends.1 };
                 let (begun, accepted, server) = (tap.active.is_some(), tap.accepted, tap.server);
-                let mut host =
-                    Here { resolver: &mut self.resolver, gate: self.gate.as_mut(), tapped, begun, accepted, server };
+                let mut host = Here {
+                    resolver: &mut self.resolver,
+                    gate: self.gate.as_mut(),
+                    tapped,
+                    begun,
+                    accepted,
+                    server,
+                };
                 let Some(mut plain) = hidden.plain.take() else { return };
                 plain.flow.close(time, pipeline, &mut host);
                 if hidden.unproven {
