@@ -220,7 +220,7 @@ impl Default for Listen {
 }
 
 /// Keys of the contract that this version accepts and does not use.
-pub const UNUSED: [&str; 2] = ["identity", "gate"];
+pub const UNUSED: [&str; 1] = ["identity"];
 
 /// Maps whose keys are the user's own.
 const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];

@@ -19,6 +19,7 @@ use agent_core::exchange::Cancel;
 use agent_core::policy::Policies;
 use agent_core::segment::Endpoint;
 
+use crate::approve::Approvals;
 use crate::identify::netlink::Diag;
 
 pub mod message; // requests and answers, one datagram each
@@ -114,6 +115,8 @@ pub struct Gate {
     pub inline: Option<Inline>,
     /// How they are.
     pub settings: Settings,
+    /// Who is asked about statements that need somebody's approval.
+    pub approvals: Option<Arc<Approvals>>,
 }
 
 /// Where a connection is.
@@ -160,6 +163,7 @@ impl Gate {
             watch: None,
             inline: None,
             settings: Settings::default(),
+            approvals: None,
         };
         gate.link = Some(gate.launch().map_err(GateError::Start)?);
         Ok(gate)

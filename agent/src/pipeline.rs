@@ -330,6 +330,11 @@ impl Flow {
         self.state.certificate = Arc::clone(subject);
     }
 
+    /// How to stop what the session is executing, where that is known.
+    pub fn cancel(&self) -> Option<&Cancel> {
+        self.state.session.as_deref()?.cancel.as_ref()
+    }
+
     /// Who asks here, for those who decide about what is held on its way to this server's socket.
     pub fn who(&self, cookie: u64) -> Who {
         let event = &self.state.event;
@@ -625,9 +630,7 @@ impl Sink for FlowSink<'_> {
         let mut verdict = answered.or(asked);
         let decision = self.held(&statement, &mut verdict);
         self.recorder.statement(&mut self.state.event, &statement, verdict.as_ref());
-        if let Some(decision) = &decision {
-            self.recorder.held(&mut self.state.event, decision);
-        }
+        record::held(&mut self.state.event, decision.as_ref());
         let state = &mut *self.state;
         let place = (state.session_id, statement.ticket.0);
         if let Some(at) = state.role.serves {

@@ -83,7 +83,7 @@ impl Args {
         let texts = Arc::clone(&store);
         let signals = Rc::new(RefCell::new(start_signals(&config)?));
         signals.borrow().rules(&rules.policies());
-        let approvals = approvals(&config, &host)?;
+        let approvals = Arc::new(approvals(&config, &host)?);
         approvals.rules(&rules.policies());
         let told = signals.borrow().told().cloned().chain(approvals.told()).collect();
         let sources = Sources { store: Arc::clone(&store), told, approvals: Some(approvals.counted()) };
@@ -98,6 +98,9 @@ impl Args {
         let mut gate = gate(&config.state, engine.as_ref())?;
         let counted = Arc::clone(&metrics);
         gate.watch(move |done| counted.kill(done));
+        gate.approvals = Some(Arc::clone(&approvals));
+        gate.settings.closed = config.gate.fail == "closed";
+        gate.settings.held_bytes = crate::config::bytes(&config.gate.held_bytes).unwrap_or(64 << 20);
         let ports = config
             .capture
             .ports
@@ -113,8 +116,6 @@ impl Args {
         let mut untold = Untold::default();
         let captured = session::capture(ring, taps, Some(gate), &mut pipeline, &stop, |pipeline| {
             metrics.arm(true);
-            // An order that nobody carries out is told as that.
-            drop(approvals.orders());
             if looked.elapsed() >= Duration::from_secs(1) {
                 looked = std::time::Instant::now();
                 alive.beat();

@@ -172,7 +172,7 @@ impl Holder {
             data(take(Part::Shims)?)?,
             data(take(Part::Serves)?)?,
             data(take(Part::Free)?)?,
-            lanes.len(),
+            lanes.count(),
         )?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&agent, EpollEvent::new(EpollFlags::EPOLLIN, AGENT))?;
@@ -217,7 +217,7 @@ impl Holder {
 
     /// Finds the connections that another shim has left behind.
     fn take_over(&mut self) {
-        for index in 0..self.lanes.len() {
+        for index in 0..self.lanes.count() {
             let Some(lane) = self.lanes.get(index) else { break };
             if lane.state() == state::FREE {
                 continue;
@@ -273,7 +273,7 @@ impl Holder {
             for event in &events[..count] {
                 if event.data() != AGENT {
                     self.read(event.data() as usize);
-                } else if !self.listen()? {
+                } else if !self.listen() {
                     return Ok(());
                 }
             }
@@ -297,7 +297,7 @@ impl Holder {
     fn grow(&mut self) -> io::Result<()> {
         let is_open = |index| self.lanes.get(index).is_some_and(|lane| lane.state() != state::FREE);
         let open = (0..self.pool.len()).filter(|index| is_open(*index)).count();
-        while self.pool.len() < self.lanes.len() && self.pool.len() < self.used.max(open + pool::SPARE) {
+        while self.pool.len() < self.lanes.count() && self.pool.len() < self.used.max(open + pool::SPARE) {
             let from = self.pool.len();
             let lanes = &self.lanes;
             self.pool.grow(|index| lanes.get(index).is_some_and(|lane| lane.state() == state::FREE))?;
@@ -372,7 +372,9 @@ impl Holder {
                 turns.push(index);
             }
         }
-        turns.into_iter().for_each(|index| self.turn(index));
+        for index in turns {
+            self.turn(index);
+        }
     }
 
     fn due(&mut self) {
@@ -412,10 +414,10 @@ impl Holder {
     }
 
     /// Takes the agent's orders; false once it is gone.
-    fn listen(&mut self) -> io::Result<bool> {
+    fn listen(&mut self) -> bool {
         // One that hangs up in the middle of a word is gone too.
         let Ok(Some((order, fds))) = message::receive_all::<Order>(self.agent.as_fd()) else {
-            return Ok(false);
+            return false;
         };
         match order {
             Order::Policies { generation } => {
@@ -443,7 +445,7 @@ impl Holder {
                 self.desk.tell(News::Drained);
             }
         }
-        Ok(true)
+        true
     }
 
     fn reclass(&mut self) {

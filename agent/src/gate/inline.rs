@@ -6,15 +6,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::gate::{Framing, PASSES, Shared, act, lane as state};
+use agent_common::gate::{Framing, Shared, act, lane as state};
 use agent_core::policy::Policies;
 use agent_core::protocol::inline::Act;
 use agent_core::protocol::{Entry, PROTOCOLS};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::guard::Guard;
+use super::lanes::LaneRef;
 use super::message::{self, Request, now_ns};
-use super::talk::{Decision, News, Order, Who, digest};
+use super::talk::{Approval, Decision, News, Order, Who, digest};
 use crate::capture::live::CaptureError;
 
 /// A shim that has not shown itself for so long is not there.
@@ -57,6 +58,8 @@ pub struct Inline {
     who: HashMap<u64, Who>,
     decisions: HashMap<u64, VecDeque<(Instant, Decision)>>,
     news: VecDeque<News>,
+    /// Who decided about what, until its event is made.
+    approved: HashMap<u128, Approval>,
 }
 
 /// The protocols whose statements can be held; what the kernel side calls a framing is a place among them.
@@ -103,6 +106,7 @@ impl Inline {
             who: HashMap::new(),
             decisions: HashMap::new(),
             news: VecDeque::new(),
+            approved: HashMap::new(),
         })
     }
 
@@ -186,8 +190,12 @@ impl Inline {
         self.decisions.remove(&cookie).into_iter().flatten().map(|(_, decision)| decision).collect()
     }
 
-    /// Somebody has decided about what is held.
-    pub fn answer(&mut self, id: u128, approved: bool, reason: &str) {
+    /// Somebody has decided about what is held, or nobody did in time.
+    pub fn answer(&mut self, id: u128, approved: bool, reason: &str, approval: Approval) {
+        if self.approved.len() >= DECISIONS_MAX {
+            self.approved.clear();
+        }
+        self.approved.insert(id, approval);
         let _ = self.tell(&Order::Answer { id, approved, reason: reason.to_owned() });
     }
 
@@ -234,7 +242,9 @@ impl Inline {
         let waiting = self.decisions.get_mut(&cookie)?;
         let text = digest(text);
         let at = waiting.iter().position(|(_, decision)| decision.text == text)?;
-        waiting.remove(at).map(|(_, decision)| decision)
+        let (_, mut decision) = waiting.remove(at)?;
+        decision.approval = self.approved.get(&decision.id).cloned();
+        Some(decision)
     }
 
     /// Decisions that no statement has claimed for long.
@@ -256,18 +266,18 @@ impl Inline {
 
     /// Cookies of the connections whose bytes were with a shim that is gone.
     pub(super) fn stranded(&self) -> Vec<u64> {
-        let lanes = (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
+        let lanes = (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
         let held =
             lanes.filter(|lane| lane.state() == state::OPEN && lane.word() & 1 != 0 && lane.word() > 1);
-        held.map(|lane| lane.cookie()).collect()
+        held.map(LaneRef::cookie).collect()
     }
 
     /// Cookies of the connections that have lost bytes: more waited than may wait, or nobody was there.
     pub fn overflowed(&self) -> Vec<u64> {
-        let lanes = (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
+        let lanes = (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
         lanes
             .filter(|lane| lane.state() == state::OPEN && lane.overflow() != 0)
-            .map(|lane| lane.cookie())
+            .map(LaneRef::cookie)
             .collect()
     }
 
@@ -286,7 +296,7 @@ impl Inline {
         let begin = Instant::now();
         self.guard.stop_enrolling();
         let told = self.tell(&Order::Drain).is_ok();
-        let lanes = || (0..self.guard.lanes().len()).filter_map(|index| self.guard.lanes().get(index));
+        let lanes = || (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
         let open = || lanes().filter(|lane| lane.state() == state::OPEN);
         while told && begin.elapsed() < DRAIN && open().any(|lane| lane.word() & 1 != 0) {
             std::thread::sleep(Duration::from_millis(2));
@@ -297,7 +307,6 @@ impl Inline {
         for lane in open() {
             let _ = lane.set_passes();
         }
-        debug_assert!(PASSES > 1);
     }
 }
 

@@ -108,6 +108,20 @@ pub struct Decision {
     pub disposition: Told,
     /// Nanoseconds that it was held.
     pub held_ns: u64,
+    /// Who decided, where somebody was asked. The agent knows that.
+    #[serde(skip)]
+    pub approval: Option<Approval>,
+}
+
+/// Who decided about a statement. Names are the event's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Approval {
+    /// `approval_id`.
+    pub id: String,
+    /// `approval_state`.
+    pub state: String,
+    /// `approval_actor`.
+    pub actor: String,
 }
 
 /// The dispositions that the shim can tell.

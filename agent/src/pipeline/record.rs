@@ -173,13 +173,6 @@ impl Recorder {
         }
     }
 
-    /// Writes on a statement's event what became of it while it was held.
-    pub(super) fn held(&mut self, event: &mut Event, decision: &Decision) {
-        if decision.id != 0 {
-            event.event_id = decision.id;
-        }
-    }
-
     /// True where the text binds the parameter to a column of a sensitive class.
     fn belongs(&self, statement: &Statement, number: usize) -> bool {
         let column = statement.text.as_ref().and_then(|text| text.column_of_parameter(number));
@@ -206,6 +199,24 @@ impl Recorder {
                 hex.into()
             }
         }
+    }
+}
+
+/// Writes on a statement's event what became of it while it was held; none where it was not.
+pub(super) fn held(event: &mut Event, decision: Option<&Decision>) {
+    if let Some(decision) = decision
+        && decision.id != 0
+    {
+        event.event_id = decision.id;
+    }
+    if let Some(approval) = decision.and_then(|decision| decision.approval.as_ref()) {
+        event.approval_id = approval.id.as_str().into();
+        event.approval_state = approval.state.as_str().into();
+        event.approval_actor = approval.actor.as_str().into();
+    } else {
+        clear(&mut event.approval_id);
+        clear(&mut event.approval_state);
+        clear(&mut event.approval_actor);
     }
 }
 

@@ -331,6 +331,11 @@ impl UnixTaps {
         }
     }
 
+    /// The conversation that the gate knows by this key.
+    pub fn of_key(&mut self, key: u64) -> Option<&mut Flow> {
+        self.conversations.values_mut().find(|known| known.key() == Some(key)).map(|known| &mut known.flow)
+    }
+
     /// The agent ends: hands out what is pending.
     pub fn finish(&mut self, now: Nanos, pipeline: &mut Pipeline) {
         for (_, mut known) in self.conversations.drain() {

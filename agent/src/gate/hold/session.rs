@@ -286,7 +286,9 @@ impl Session {
         let Desk { texts, known, .. } = desk;
         let hash_name = |name: &[u8]| {
             let mut shape = shape::Shape::new(key);
-            name.iter().for_each(|&byte| shape.raw(byte));
+            for &byte in name {
+                shape.raw(byte);
+            }
             shape.finish()
         };
         let meaning = self
@@ -509,6 +511,7 @@ fn tell(
             enforced: verdict.policy_mode == Some(Mode::Enforce),
             disposition,
             held_ns: held.as_nanos() as u64,
+            approval: None,
         };
         desk.tell(News::Decided(decision));
     }

@@ -1,13 +1,19 @@
 //! Statements that are held on their way: who asks for them goes to the shim, what became of them comes back.
 
-use agent_core::event::EventKind;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent_core::approval::{Answer, Asked, Request};
+use agent_core::event::{Disposition, Event, EventKind, uuid};
 use agent_core::policy::Policies;
 use agent_core::segment::{Nanos, Side};
+use serde_json::{Map, Value};
 
 use super::{Driver, Tap};
-use crate::gate::Gate;
-use crate::gate::talk::News;
-use crate::pipeline::Pipeline;
+use crate::approve::{Command, Switch};
+use crate::gate::talk::{Approval, News};
+use crate::gate::{Gate, Inline, Outcome, Target};
+use crate::pipeline::{Flow, Pipeline};
 
 /// Says who asks on a connection, and which port its database has.
 pub(super) fn introduce(gate: &mut Gate, tap: &Tap, policies: &Policies) {
@@ -55,11 +61,12 @@ impl Driver {
     /// Reads what the shim tells.
     pub(super) fn tend_gate(&mut self, pipeline: &mut Pipeline) {
         let Some(gate) = &mut self.gate else { return };
-        if gate.inline.is_none() {
+        if gate.inline.is_none() && gate.approvals.is_none() {
             return;
         }
         let stranded = gate.tend();
         let now = self.live.now();
+        self.obey(now, pipeline);
         if !stranded.is_empty() {
             pipeline.note(EventKind::Loss, now, |event| {
                 event.error_type = "shim_gone".into();
@@ -70,30 +77,208 @@ impl Driver {
             self.end_held(cookie, "shim_gone", now, pipeline);
         }
         while let Some(news) = self.gate.as_mut().and_then(|gate| gate.inline.as_mut()?.news()) {
-            match news {
-                News::Blind { cookie, cause } => {
-                    self.of_server(cookie, |tap| {
-                        tap.flow.tell(now, pipeline, EventKind::Blind, |event| {
-                            event.error_type = format!("gate_{cause}").into();
-                            event.statement_complete = false;
-                        });
+            self.hear(news, now, pipeline);
+        }
+        let answers = self.gate.as_ref().and_then(|gate| gate.approvals.as_ref()).map(|all| all.answers());
+        for answer in answers.into_iter().flatten() {
+            self.answered(&answer, now, pipeline);
+        }
+    }
+
+    fn hear(&mut self, news: News, now: Nanos, pipeline: &mut Pipeline) {
+        match news {
+            News::Blind { cookie, cause } => {
+                if let Some(flow) = self.flow_of(cookie) {
+                    flow.tell(now, pipeline, EventKind::Blind, |event| {
+                        event.error_type = format!("gate_{cause}").into();
+                        event.statement_complete = false;
                     });
                 }
-                News::Untold(count) => pipeline.note(EventKind::Loss, now, |event| {
-                    event.error_type = "decisions_untold".into();
-                    event.db_query_text = format!("{count} decisions of the gate were not told").into();
-                    event.statement_complete = false;
-                }),
-                News::Ask { .. } | News::Withdrawn { .. } | News::Decided(_) | News::Drained => {}
+            }
+            News::Untold(count) => pipeline.note(EventKind::Loss, now, |event| {
+                event.error_type = "decisions_untold".into();
+                event.db_query_text = format!("{count} decisions of the gate were not told").into();
+                event.statement_complete = false;
+            }),
+            News::Ask { id, cookie, rule, digest, shown } => {
+                self.ask(id, cookie, &rule, (digest, shown), now, pipeline);
+            }
+            News::Withdrawn { id } => {
+                if let Some(approvals) = self.gate.as_ref().and_then(|gate| gate.approvals.as_ref()) {
+                    approvals.withdraw(id);
+                }
+            }
+            News::Decided(_) | News::Drained => {}
+        }
+    }
+
+    /// Asks for approval of a statement that is held, and says that it is.
+    fn ask(
+        &mut self,
+        id: u128,
+        cookie: u64,
+        rule: &str,
+        (digest, shown): ([u8; 32], String),
+        now: Nanos,
+        pipeline: &mut Pipeline,
+    ) {
+        let policies = Arc::clone(&pipeline.policies);
+        let policy = policies.named(rule);
+        let mut request = None;
+        let write = |event: &mut Event| {
+            event.event_id = id;
+            event.db_query_text = shown.into();
+            event.policy_rule = rule.into();
+            if let Some(policy) = policy {
+                event.policy_version = Arc::clone(&policy.version);
+                event.policy_mode = policy.mode.name().into();
+                let terms = policy.approval.clone().unwrap_or_default();
+                request = Some(Request::new(event, &policy.message, digest, terms));
+            }
+            event.disposition = Disposition::Held;
+            event.approval_state = "pending".into();
+            event.approval_id = String::from_utf8_lossy(&uuid(id)).into();
+        };
+        if let Some(flow) = self.flow_of(cookie) {
+            flow.tell(now, pipeline, EventKind::Approval, write);
+        } else {
+            pipeline.note(EventKind::Approval, now, write);
+        }
+        let Some(gate) = &mut self.gate else { return };
+        let asked = request.and_then(|request| Some(gate.approvals.as_ref()?.ask(request)));
+        match asked {
+            Some(Asked::Waits) => {}
+            Some(Asked::Answered(answer)) => self.answered(&answer, now, pipeline),
+            // Nobody to ask, or a rule that is gone by now: its terms say what then.
+            None => {
+                if let Some(inline) = &mut gate.inline {
+                    inline.answer(id, false, "nobody can be asked", Approval::default());
+                }
             }
         }
     }
 
-    /// Does something about the connection whose server has this socket.
-    fn of_server(&mut self, server: u64, change: impl FnOnce(&mut Tap)) {
-        if let Some(tap) = self.taps.values_mut().find(|tap| tap.server == Some(server)) {
-            change(tap);
+    /// Somebody has decided, or nobody did in time.
+    fn answered(&mut self, answer: &Answer, now: Nanos, pipeline: &mut Pipeline) {
+        let approval = Approval {
+            id: String::from_utf8_lossy(&uuid(answer.decided)).into_owned(),
+            state: answer.state.name().into(),
+            actor: answer.actor.to_string(),
+        };
+        pipeline.note(EventKind::Approval, now, |event| {
+            event.session_id = answer.session_id;
+            event.approval_id = approval.id.as_str().into();
+            event.approval_state = approval.state.as_str().into();
+            event.approval_actor = approval.actor.as_str().into();
+            event.disposition = if answer.goes_on { Disposition::Approved } else { Disposition::Denied };
+        });
+        if let Some(inline) = self.gate.as_mut().and_then(|gate| gate.inline.as_mut()) {
+            let state = answer.state.name();
+            let reason = match (&*answer.actor, &*answer.reason) {
+                ("", _) => state.to_owned(),
+                (actor, "") => format!("{state} by {actor}"),
+                (actor, reason) => format!("{state} by {actor}: {reason}"),
+            };
+            inline.answer(answer.id, answer.goes_on, &reason, approval);
         }
+    }
+
+    /// Carries out what an operator wants.
+    pub(super) fn obey(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        let orders = self.gate.as_ref().and_then(|gate| gate.approvals.as_ref()).map(|all| all.orders());
+        for order in orders.into_iter().flatten() {
+            let reply = match order.command {
+                Command::Kill { session_id } => self.kill_session(session_id, &order.actor, now, pipeline),
+                Command::Gate(switch) => Ok(self.switch(switch, &order.actor, now, pipeline)),
+            };
+            order.answer(reply);
+        }
+    }
+
+    fn switch(
+        &mut self,
+        switch: Switch,
+        actor: &str,
+        now: Nanos,
+        pipeline: &mut Pipeline,
+    ) -> Map<String, Value> {
+        let begin = Instant::now();
+        let off = match switch {
+            Switch::Status => None,
+            Switch::On => Some(false),
+            Switch::Off => Some(true),
+        };
+        if let (Some(off), Some(gate)) = (off, &mut self.gate) {
+            gate.settings.off = off;
+            gate.follow(&pipeline.policies, &self.ports);
+            pipeline.note(EventKind::Config, now, |event| {
+                event.error_type = if off { "gate_off".into() } else { "gate_on".into() };
+                event.approval_actor = actor.into();
+            });
+        }
+        let gate = self.gate.as_ref();
+        let tally = gate.and_then(|gate| gate.inline.as_ref()).map(Inline::tally);
+        let state = match (gate.is_some_and(|gate| gate.settings.off), tally.is_some()) {
+            (true, _) => "off",
+            (false, true) => "armed",
+            (false, false) => "idle",
+        };
+        let tally = tally.unwrap_or_default();
+        let mut told = Map::new();
+        told.insert("state".into(), state.into());
+        told.insert("took_ms".into(), (begin.elapsed().as_millis() as u64).into());
+        for (name, count) in [
+            ("connections", tally.enrolled),
+            ("held", tally.held),
+            ("passed", tally.passed),
+            ("not_enrolled", tally.crowded + tally.refused),
+            ("lost", tally.failed + tally.overflowed),
+        ] {
+            told.insert(name.into(), count.into());
+        }
+        told
+    }
+
+    fn kill_session(
+        &mut self,
+        session: u64,
+        actor: &str,
+        now: Nanos,
+        pipeline: &mut Pipeline,
+    ) -> Result<Map<String, Value>, String> {
+        let (Some(tap), Some(gate)) = (self.taps.get_mut(&session), &mut self.gate) else {
+            return Err(format!(
+                "no session {session} over TCP is known; `weir top` and the receipts name them"
+            ));
+        };
+        let (local, remote) = tap.ends;
+        let client = tap.flow.core().client().unwrap_or(Side::A);
+        let server = if client == Side::A { remote } else { local };
+        let cancel = tap.flow.cancel().map(|cancel| (server, cancel));
+        let namespace = None;
+        let target =
+            Target { cookie: session, local, remote, namespace, processes: &[], cancel, rule: "operator" };
+        let done = gate.kill(&target);
+        tap.flow.tell(now, pipeline, EventKind::Decision, |event| {
+            event.error_type = "operator".into();
+            event.approval_actor = actor.into();
+            let killed = done.outcome == Outcome::Killed;
+            event.disposition = if killed { Disposition::Killed } else { Disposition::Allowed };
+        });
+        if done.outcome != Outcome::Killed {
+            return Err(format!("session {session}: {}", done.outcome));
+        }
+        Ok(Map::from_iter([
+            ("session_id".to_owned(), Value::from(session.to_string())),
+            ("outcome".to_owned(), Value::from("killed")),
+            ("took_us".to_owned(), Value::from(done.total_ns / 1000)),
+        ]))
+    }
+
+    /// The connection whose server has this socket.
+    fn flow_of(&mut self, server: u64) -> Option<&mut Flow> {
+        let tap = self.taps.values_mut().find(|tap| tap.server == Some(server));
+        tap.map(|tap| &mut tap.flow).or_else(|| self.unix.of_key(server))
     }
 
     /// Bytes of this connection are lost in the gate: it cannot go on.
