@@ -2,6 +2,7 @@
 //! The oracle is the server's own log and data.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -207,4 +208,110 @@ fn shim_of(agent: &Weir) -> Result<i32> {
         }
     }
     anyhow::bail!("the agent has no shim")
+}
+
+/// Runs a command of weir against the agent's control socket; its status and all that it said.
+fn operator(agent: &Weir, arguments: &[&str]) -> Result<(bool, String)> {
+    let mut weir = Command::new(weir::binary()?);
+    weir.args(arguments).arg("--socket").arg(agent.home().join("weir.sock"));
+    let out = weir.output()?;
+    Ok((out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()))
+}
+
+/// Waits until one statement is held, and gives its id.
+fn pending(agent: &Weir) -> Result<String> {
+    for _ in 0..600 {
+        let (_, said) = operator(agent, &["pending", "--format", "jsonl"])?;
+        if let Some(line) = said.lines().find(|line| line.starts_with('{')) {
+            let value: serde_json::Value = serde_json::from_str(line)?;
+            return Ok(value["id"].as_str().or(value["approval_id"].as_str()).context(said.clone())?.to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    anyhow::bail!("nothing is held: {}", agent.said())
+}
+
+/// A statement that needs approval waits, goes on when somebody approves, and does not where somebody denies, the client
+/// gives up or time runs out.
+#[test]
+fn what_needs_approval_waits_for_it() -> Result<()> {
+    let server = talkative()?;
+    let policy = format!("{}  approval: {{ttl: 3s}}\n", ASK);
+    let (mut agent, clickhouse) = guarding(&server, &policy, "")?;
+    let there = || server.quietly("select count(*) from pg_class where relname = 'kept'");
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    ask(&mut wire, "create table kept (id int)")?;
+    for (decision, left) in [("deny", "1"), ("", "1"), ("cancel", "1"), ("approve", "0")] {
+        let mut psql = server.client("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-c", "drop table kept", "-c", "select 'goes on'"]);
+        let child = psql.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let id = pending(&agent)?;
+        assert_eq!(there()?, "1", "{decision}: it did not wait");
+        match decision {
+            "" => {}
+            "cancel" => {
+                let pid = rustix::process::Pid::from_raw(child.id() as i32).context("a pid")?;
+                rustix::process::kill_process(pid, Signal::INT)?;
+            }
+            _ => {
+                let (done, said) = operator(&agent, &[decision, &id, "--reason", "as agreed"])?;
+                assert!(done, "{decision}: {said}");
+                let (again, said) = operator(&agent, &["approve", &id])?;
+                assert!(!again, "decided twice: {said}");
+            }
+        }
+        let out = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+        assert_eq!(there()?, left, "{decision}: {said}");
+        if decision != "cancel" {
+            assert!(said.contains("goes on"), "{decision}: the session is over: {said}");
+        }
+        match decision {
+            "deny" => assert!(said.contains("denied by user:root") && said.contains("as agreed"), "{said}"),
+            "" => assert!(said.contains("blocked by policy ask-first"), "{said}"),
+            "cancel" => assert!(said.contains("canceling statement due to user request"), "{said}"),
+            _ => {}
+        }
+    }
+    let told = |what: &str| {
+        format!(
+            "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND db_operation_name = 'DROP' AND {what}"
+        )
+    };
+    let approved = "disposition = 'approved' AND approval_state = 'approved' AND approval_actor LIKE 'user:root%'";
+    assert_eq!(wait_for(&clickhouse, &told(approved), |n| n > 0)?, 1);
+    assert_eq!(wait_for(&clickhouse, &told("disposition = 'denied'"), |n| n >= 3)?, 3);
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+/// The master switch lets go of what is held, holds nothing while it is off, and holds again when it is on.
+#[test]
+fn the_switch_lets_go_and_holds_again() -> Result<()> {
+    let server = talkative()?;
+    let (mut agent, _clickhouse) = guarding(&server, &POLICIES.replace("block", "require_approval"), "")?;
+    let mut held = Wire::login(("127.0.0.1", server.port))?;
+    ask(&mut held, "create table kept (id int)")?;
+    held.send(&wire::query("drop table kept"))?;
+    pending(&agent)?;
+    let (done, said) = operator(&agent, &["gate", "off"])?;
+    assert!(done, "{said}");
+    // Failing open: what was held goes on.
+    held.until_ready()?;
+    assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "0");
+    let mut new = Wire::login(("127.0.0.1", server.port))?;
+    ask(&mut new, "create table kept (id int)")?;
+    ask(&mut new, "drop table kept")?;
+    assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "0");
+    let (done, said) = operator(&agent, &["gate", "on"])?;
+    assert!(done, "{said}");
+    let mut guarded = Wire::login(("127.0.0.1", server.port))?;
+    ask(&mut guarded, "create table kept (id int)")?;
+    guarded.send(&wire::query("drop table kept"))?;
+    let id = pending(&agent)?;
+    assert!(operator(&agent, &["deny", &id])?.0);
+    guarded.until_ready()?;
+    assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "1");
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
 }

@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(out.len(), u32::from_be_bytes(out[1..5].try_into().unwrap()) as usize + 1);
         out.clear();
         frontend.refuse(&message(b'P', b"s1\0drop table t\0\0\0"), refusal, &mut out);
-        assert_eq!(out.iter().filter(|b| **b == b'"').count(), 2);
+        assert_eq!(String::from_utf8_lossy(&out).matches('"').count(), 2);
         assert_eq!(&out[5..18], b"weir_refused\0");
         assert_eq!(out.len(), u32::from_be_bytes(out[1..5].try_into().unwrap()) as usize + 1);
     }
