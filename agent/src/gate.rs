@@ -473,6 +473,12 @@ fn exchange(link: &Link, diag: &Diag, kill: Kill) -> io::Result<Reply> {
     }
 }
 
+/// Ends both directions of a socket that a process has: how a Unix socket is ended.
+pub fn shut(pid: u32, cookie: u64) -> io::Result<()> {
+    let socket = borrow::socket(pid, cookie)?;
+    Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
+
 fn namespace_of(pid: impl std::fmt::Display) -> io::Result<u64> {
     std::fs::metadata(format!("/proc/{pid}/ns/net")).map(|metadata| metadata.ino())
 }

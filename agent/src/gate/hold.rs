@@ -285,6 +285,7 @@ impl Holder {
                     .any(|index| self.lanes.get(index).is_some_and(|lane| lane.state() == state::OPEN));
                 let over = if self.desk.closed { !here } else { !waits || since.elapsed() > DRAIN };
                 if over {
+                    self.clean();
                     return Ok(());
                 }
             } else {
@@ -386,10 +387,14 @@ impl Holder {
         }
     }
 
-    /// Frees the lanes of connections that are gone.
+    /// Frees the lanes of connections that are gone, and lets those go that have not said anything where nothing is held
+    /// any more.
     fn clean(&mut self) {
         for index in 0..self.pool.len() {
             let Some(lane) = self.lanes.get(index) else { break };
+            if self.desk.draining && lane.state() == state::OPEN {
+                let _ = lane.release(0, true) || lane.set_passes();
+            }
             if lane.state() != state::CLOSED {
                 continue;
             }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use agent_common::{Socket, UnixData, UnixOpen, mode};
-use agent_core::event::CaptureSource;
+use agent_core::event::{CaptureSource, EventKind};
 use agent_core::exchange::Cancel;
 use agent_core::identity::Workload;
 use agent_core::judge::Verdict;
@@ -15,7 +15,7 @@ use agent_core::protocol;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::Live;
-use crate::gate::Gate;
+use crate::gate::{self, Gate};
 use crate::gate::talk::Decision;
 use crate::identify::Resolver;
 use crate::identify::sockets::{Listening, unix_name};
@@ -197,7 +197,7 @@ impl UnixTaps {
                     // Once: what cannot be done now cannot be done in a second either.
                     tracing::warn!(%error, "Unix sockets cannot be tapped");
                     self.want = Want::Never;
-                    pipeline.note(agent_core::event::EventKind::Blind, now, |event| {
+                    pipeline.note(EventKind::Blind, now, |event| {
                         event.error_type = "unix".into();
                         event.network_transport = "unix".into();
                         event.statement_complete = false;
@@ -334,6 +334,24 @@ impl UnixTaps {
     /// The conversation that the gate knows by this key.
     pub fn of_key(&mut self, key: u64) -> Option<&mut Flow> {
         self.conversations.values_mut().find(|known| known.key() == Some(key)).map(|known| &mut known.flow)
+    }
+
+    /// Ends the conversation that the gate knows by this key: bytes of it are lost. False where there is none. The kernel
+    /// destroys no Unix socket on demand; both ends see the end of the stream.
+    pub fn shut(&mut self, key: u64, cause: &'static str, now: Nanos, pipeline: &mut Pipeline) -> bool {
+        let Some(known) = self.conversations.values_mut().find(|known| known.key() == Some(key)) else {
+            return false;
+        };
+        let side = known.flow.core().client().map_or(1, |client| client.other().index());
+        let shut = known.ends[side].map(|socket| gate::shut(known.pids[side], socket));
+        known.flow.tell(now, pipeline, EventKind::Loss, |event| {
+            event.error_type = cause.into();
+            event.statement_complete = false;
+        });
+        if !matches!(shut, Some(Ok(()))) {
+            tracing::error!(path = &*known.path, cause, "a conversation that cannot go on could not be ended");
+        }
+        true
     }
 
     /// The agent ends: hands out what is pending.

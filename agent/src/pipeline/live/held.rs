@@ -284,6 +284,9 @@ impl Driver {
     /// Bytes of this connection are lost in the gate: it cannot go on.
     fn end_held(&mut self, server: u64, cause: &'static str, now: Nanos, pipeline: &mut Pipeline) {
         let Some((&cookie, tap)) = self.taps.iter_mut().find(|(_, tap)| tap.server == Some(server)) else {
+            if self.unix.shut(server, cause, now, pipeline) {
+                return;
+            }
             tracing::error!(
                 cookie = server,
                 cause,
