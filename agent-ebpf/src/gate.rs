@@ -31,6 +31,8 @@ use aya_ebpf::{
 };
 
 const TCP_CLOSE: u32 = 7;
+/// A value that nobody gives to [`Shared::armed`].
+const KEPT: u32 = 0xffff;
 
 /// Enrolled sockets of servers, by cookie.
 #[map]
@@ -163,6 +165,13 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     let Some(shared) = shared() else { return SK_PASS };
     // SAFETY: checked above; the kernel side is alone with its fields, the shim's are plain words.
     let lane = unsafe { &mut *lane };
+    if volatile(&shared.armed) == KEPT {
+        // Never so. But this makes the program hold the map that holds the sockets, as each of them holds the program: a
+        // socket that leaves the map while it is open counts its bytes wrongly from then on (redirected ones are missing
+        // in `copied_seq`), and its server reads nothing any more. So none leaves, whoever is killed.
+        let mut key = cookie;
+        return GUARDED.redirect_skb(&ctx, &mut key, 0) as u32;
+    }
     let waiting = volatile(&lane.word);
     if waiting >= PASSES || volatile(&shared.armed) == 0 && waiting & 1 == 0 {
         return SK_PASS;

@@ -333,8 +333,10 @@ impl Gate {
     /// Puts rules in force for what is held: begins to hold where one of them wants that, ends where none does any more.
     pub fn follow(&mut self, policies: &Arc<Policies>, ports: &HashMap<u16, &'static str>) {
         if !policies.needs_gate() || self.settings.off {
-            if let Some(inline) = self.inline.take() {
+            if let Some(mut inline) = self.inline.take() {
+                let forsaken = inline.forsaken();
                 inline.end();
+                self.withdraw(&forsaken);
             }
             return;
         }
@@ -364,7 +366,8 @@ impl Gate {
         }
         tracing::error!("what holds statements does not answer: starting it again");
         inline.pause();
-        let lost = inline.stranded();
+        let (lost, forsaken) = (inline.stranded(), inline.forsaken());
+        self.withdraw(&forsaken);
         // Its sockets close with it, and with them what it held.
         self.link = None;
         self.restarts += 1;
@@ -393,6 +396,15 @@ impl Gate {
             inline.poll();
         }
         inline.decision(cookie, text)
+    }
+
+    /// Nobody needs to decide about these any more.
+    fn withdraw(&self, ids: &[u128]) {
+        if let Some(approvals) = &self.approvals {
+            for id in ids {
+                approvals.withdraw(*id);
+            }
+        }
     }
 
     /// Gives the shim what it needs to hold statements.

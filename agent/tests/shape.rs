@@ -8,15 +8,86 @@ const KEY: [u64; 2] = [7, 9];
 
 /// Pieces of statements, nasty ones among them. `#` is a number, `?` the inside of a string: each text has its own.
 const PIECES: &[&str] = &[
-    "#", " # ", "'?'", " '?' ", "'?''?'", "E'?'", "U&'?'", "$$?$$", "$t$ ? $t$", "\"?\"", "--?\n", "/*?*/", "/*", "*/",
-    "--", "'", "''", "\"", "\\", "$", "$1", "$#", "t#", "#t", "#.#", "#e#", "0x#", "1_#", "#..#", ".#", ";", ",", "(",
-    ")", "=", "=#", "-#", "||", "\n", " ", "delete from t", "drop table t#", "truncate t", "select", " from ",
-    " where ", " id = #", " or true ", "update t set v = '?'", "insert into t values (#, '?')", " in (#, #, #)",
-    "execute x", "do '?'", "copy t to '?'", "set x = '?'", "limit #", "::int", "x'?'", "é", "`?`", "@#", "{d '?'}",
+    "#",
+    " # ",
+    "'?'",
+    " '?' ",
+    "'?''?'",
+    "E'?'",
+    "U&'?'",
+    "$$?$$",
+    "$t$ ? $t$",
+    "\"?\"",
+    "--?\n",
+    "/*?*/",
+    "/*",
+    "*/",
+    "--",
+    "'",
+    "''",
+    "\"",
+    "\\",
+    "$",
+    "$1",
+    "$#",
+    "t#",
+    "#t",
+    "#.#",
+    "#e#",
+    "0x#",
+    "1_#",
+    "#..#",
+    ".#",
+    ";",
+    ",",
+    "(",
+    ")",
+    "=",
+    "=#",
+    "-#",
+    "||",
+    "\n",
+    " ",
+    "delete from t",
+    "drop table t#",
+    "truncate t",
+    "select",
+    " from ",
+    " where ",
+    " id = #",
+    " or true ",
+    "update t set v = '?'",
+    "insert into t values (#, '?')",
+    " in (#, #, #)",
+    "execute x",
+    "do '?'",
+    "copy t to '?'",
+    "set x = '?'",
+    "limit #",
+    "::int",
+    "x'?'",
+    "é",
+    "`?`",
+    "@#",
+    "{d '?'}",
 ];
 /// What may stand in a string, as far as the text allows.
-const INSIDE: &[&str] =
-    &["a", "", "1", "drop table t", "''", "\\", "--", "/*", "*/", "\"", "$$", "; delete from t; --", "é", "\n"];
+const INSIDE: &[&str] = &[
+    "a",
+    "",
+    "1",
+    "drop table t",
+    "''",
+    "\\",
+    "--",
+    "/*",
+    "*/",
+    "\"",
+    "$$",
+    "; delete from t; --",
+    "é",
+    "\n",
+];
 
 fn write(pieces: &[usize], seeds: &[u32]) -> Vec<u8> {
     let mut out = String::new();
@@ -25,7 +96,9 @@ fn write(pieces: &[usize], seeds: &[u32]) -> Vec<u8> {
     for &piece in pieces {
         for c in PIECES[piece].chars() {
             match c {
-                '#' => out.push_str(["1", "0", "42", "123456789012345678", "1234567890123456789", "00"][next(6)]),
+                '#' => {
+                    out.push_str(["1", "0", "42", "123456789012345678", "1234567890123456789", "00"][next(6)])
+                }
                 '?' => out.push_str(INSIDE[next(INSIDE.len())]),
                 c => out.push(c),
             }
@@ -52,7 +125,9 @@ fn differ(one: &[u8], other: &[u8]) -> Option<String> {
         && x.statement_complete == y.statement_complete
         && x.db_query_fingerprint == y.db_query_fingerprint
         && a.parts().len() == b.parts().len();
-    (!same).then(|| format!("{}\n{}\n{x:?}\n{y:?}", String::from_utf8_lossy(one), String::from_utf8_lossy(other)))
+    (!same).then(|| {
+        format!("{}\n{}\n{x:?}\n{y:?}", String::from_utf8_lossy(one), String::from_utf8_lossy(other))
+    })
 }
 
 proptest! {
@@ -71,9 +146,13 @@ proptest! {
 
 #[test]
 fn values_are_left_out_and_nothing_else() {
-    let same = |a: &str, b: &str| text(KEY, a.as_bytes()) == text(KEY, b.as_bytes()) && text(KEY, a.as_bytes()) != 0;
+    let same =
+        |a: &str, b: &str| text(KEY, a.as_bytes()) == text(KEY, b.as_bytes()) && text(KEY, a.as_bytes()) != 0;
     assert!(same("select * from t where id = 1", "select * from t where id = 4711"));
-    assert!(same("select * from t where v = 'a' and w = 1.5", "select * from t where v = 'it''s' and w = 22.75"));
+    assert!(same(
+        "select * from t where v = 'a' and w = 1.5",
+        "select * from t where v = 'it''s' and w = 22.75"
+    ));
     assert!(same("insert into t values (1, 'x')", "insert into t values (22, '')"));
     for (a, b) in [
         ("select * from t1", "select * from t2"),

@@ -224,7 +224,11 @@ fn pending(agent: &Weir) -> Result<String> {
         let (_, said) = operator(agent, &["pending", "--format", "jsonl"])?;
         if let Some(line) = said.lines().find(|line| line.starts_with('{')) {
             let value: serde_json::Value = serde_json::from_str(line)?;
-            return Ok(value["id"].as_str().or(value["approval_id"].as_str()).context(said.clone())?.to_owned());
+            return Ok(value["id"]
+                .as_str()
+                .or(value["approval_id"].as_str())
+                .context(said.clone())?
+                .to_owned());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -236,14 +240,25 @@ fn pending(agent: &Weir) -> Result<String> {
 #[test]
 fn what_needs_approval_waits_for_it() -> Result<()> {
     let server = talkative()?;
-    let policy = format!("{}  approval: {{ttl: 3s}}\n", ASK);
+    let policy = format!("{ASK}  approval: {{ttl: 3s}}\n");
     let (mut agent, clickhouse) = guarding(&server, &policy, "")?;
     let there = || server.quietly("select count(*) from pg_class where relname = 'kept'");
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
     ask(&mut wire, "create table kept (id int)")?;
     for (decision, left) in [("deny", "1"), ("", "1"), ("cancel", "1"), ("approve", "0")] {
         let mut psql = server.client("psql");
-        psql.args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-c", "drop table kept", "-c", "select 'goes on'"]);
+        psql.args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-h",
+            "127.0.0.1",
+            "-c",
+            "drop table kept",
+            "-c",
+            "select 'goes on'",
+        ]);
         let child = psql.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let id = pending(&agent)?;
         assert_eq!(there()?, "1", "{decision}: it did not wait");
@@ -275,10 +290,11 @@ fn what_needs_approval_waits_for_it() -> Result<()> {
     }
     let told = |what: &str| {
         format!(
-            "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND db_operation_name = 'DROP' AND {what}"
+            "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND db_query_text LIKE 'drop table%' AND {what}"
         )
     };
-    let approved = "disposition = 'approved' AND approval_state = 'approved' AND approval_actor LIKE 'user:root%'";
+    let approved =
+        "disposition = 'approved' AND approval_state = 'approved' AND approval_actor LIKE 'user:root%'";
     assert_eq!(wait_for(&clickhouse, &told(approved), |n| n > 0)?, 1);
     assert_eq!(wait_for(&clickhouse, &told("disposition = 'denied'"), |n| n >= 3)?, 3);
     assert!(agent.stop()?.success(), "{}", agent.said());

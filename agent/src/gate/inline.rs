@@ -1,12 +1,12 @@
 //! Rules that hold statements -> kernel programs and the shim; what the shim has decided -> whoever makes events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::gate::{Framing, Shared, act, lane as state};
+use agent_common::gate::{Framing, Shared, Tally, act, lane as state};
 use agent_core::policy::Policies;
 use agent_core::protocol::inline::Act;
 use agent_core::protocol::{Entry, PROTOCOLS};
@@ -60,6 +60,10 @@ pub struct Inline {
     news: VecDeque<News>,
     /// Who decided about what, until its event is made.
     approved: HashMap<u128, Approval>,
+    /// What somebody is asked about.
+    asked: HashSet<u128>,
+    /// What was counted when it was told last.
+    pub told: Option<Tally>,
 }
 
 /// The protocols whose statements can be held; what the kernel side calls a framing is a place among them.
@@ -107,6 +111,8 @@ impl Inline {
             decisions: HashMap::new(),
             news: VecDeque::new(),
             approved: HashMap::new(),
+            asked: HashSet::new(),
+            told: None,
         })
     }
 
@@ -196,6 +202,7 @@ impl Inline {
             self.approved.clear();
         }
         self.approved.insert(id, approval);
+        self.asked.remove(&id);
         let _ = self.tell(&Order::Answer { id, approved, reason: reason.to_owned() });
     }
 
@@ -224,7 +231,12 @@ impl Inline {
                         waiting.push_back((Instant::now(), decision));
                     }
                 }
-                Ok(Some((news, _))) => self.news.push_back(news),
+                Ok(Some((news, _))) => {
+                    if let News::Ask { id, .. } = &news {
+                        self.asked.insert(*id);
+                    }
+                    self.news.push_back(news);
+                }
                 Ok(None) | Err(_) => return false,
             }
         }
@@ -259,6 +271,17 @@ impl Inline {
         old
     }
 
+    /// Nobody needs to decide about it any more.
+    pub fn settled(&mut self, id: u128) {
+        self.asked.remove(&id);
+    }
+
+    /// What somebody is asked about and is not held any more.
+    pub(super) fn forsaken(&mut self) -> Vec<u128> {
+        self.news.retain(|news| !matches!(news, News::Ask { .. }));
+        self.asked.drain().collect()
+    }
+
     /// Nobody is there to let anything pass: no new connection goes this way.
     pub(super) fn pause(&self) {
         self.guard.stop_enrolling();
@@ -282,7 +305,7 @@ impl Inline {
     }
 
     /// What the kernel side counted.
-    pub fn tally(&self) -> agent_common::gate::Tally {
+    pub fn tally(&self) -> Tally {
         self.guard.tally()
     }
 

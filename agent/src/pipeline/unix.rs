@@ -15,8 +15,8 @@ use agent_core::protocol;
 use agent_core::segment::{Endpoint, Flags, Nanos, Segment, Side};
 
 use crate::capture::live::Live;
-use crate::gate::{self, Gate};
 use crate::gate::talk::Decision;
+use crate::gate::{self, Gate};
 use crate::identify::Resolver;
 use crate::identify::sockets::{Listening, unix_name};
 
@@ -349,7 +349,11 @@ impl UnixTaps {
             event.statement_complete = false;
         });
         if !matches!(shut, Some(Ok(()))) {
-            tracing::error!(path = &*known.path, cause, "a conversation that cannot go on could not be ended");
+            tracing::error!(
+                path = &*known.path,
+                cause,
+                "a conversation that cannot go on could not be ended"
+            );
         }
         true
     }

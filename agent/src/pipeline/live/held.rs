@@ -41,7 +41,25 @@ impl Driver {
         let Some(gate) = &mut self.gate else { return };
         gate.follow(&pipeline.policies, &self.ports);
         let Some(inline) = &mut gate.inline else { return };
-        tracing::debug!(tally = ?inline.tally(), "the gate");
+        let tally = inline.tally();
+        tracing::debug!(?tally, "the gate");
+        let before = inline.told.replace(tally).unwrap_or_default();
+        // Never silence: these connections are judged, and nothing of them is held.
+        for (cause, more) in [
+            ("gate_crowded", tally.crowded - before.crowded),
+            // Another program's sockmap has them: a service mesh, or another weir.
+            ("gate_refused", tally.refused - before.refused),
+            ("gate_failed", tally.failed - before.failed),
+        ] {
+            if more > 0 {
+                tracing::warn!(cause, connections = more, "not everything goes through the gate");
+                pipeline.note(EventKind::Blind, now, |event| {
+                    event.error_type = cause.into();
+                    event.db_query_text = format!("{more} times").into();
+                    event.statement_complete = false;
+                });
+            }
+        }
         let overflowed = inline.overflowed();
         for decision in inline.unclaimed() {
             // Never silence: its statement was not seen, or not understood.
@@ -104,6 +122,9 @@ impl Driver {
                 self.ask(id, cookie, &rule, (digest, shown), now, pipeline);
             }
             News::Withdrawn { id } => {
+                if let Some(inline) = self.gate.as_mut().and_then(|gate| gate.inline.as_mut()) {
+                    inline.settled(id);
+                }
                 if let Some(approvals) = self.gate.as_ref().and_then(|gate| gate.approvals.as_ref()) {
                     approvals.withdraw(id);
                 }
@@ -126,7 +147,8 @@ impl Driver {
         let policy = policies.named(rule);
         let mut request = None;
         let write = |event: &mut Event| {
-            event.event_id = id;
+            // The statement's own event will have that id.
+            let own = std::mem::replace(&mut event.event_id, id);
             event.db_query_text = shown.into();
             event.policy_rule = rule.into();
             if let Some(policy) = policy {
@@ -135,6 +157,7 @@ impl Driver {
                 let terms = policy.approval.clone().unwrap_or_default();
                 request = Some(Request::new(event, &policy.message, digest, terms));
             }
+            event.event_id = own;
             event.disposition = Disposition::Held;
             event.approval_state = "pending".into();
             event.approval_id = String::from_utf8_lossy(&uuid(id)).into();
