@@ -97,7 +97,9 @@ fn write(pieces: &[usize], seeds: &[u32]) -> Vec<u8> {
         for c in PIECES[piece].chars() {
             match c {
                 '#' => {
-                    out.push_str(["1", "0", "42", "123456789012345678", "1234567890123456789", "00"][next(6)])
+                    out.push_str(
+                        ["1", "0", "42", "123456789012345678", "1234567890123456789", "00"][next(6)],
+                    );
                 }
                 '?' => out.push_str(INSIDE[next(INSIDE.len())]),
                 c => out.push(c),

@@ -260,7 +260,8 @@ mod tests {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (a, b) =
             nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        for bytes in [&[255u8; 40][..], &[1; 3], &[7; LENGTH_MAX + 1]] {
+        let long = vec![7; LENGTH_MAX + 1];
+        for bytes in [&[255u8; 40][..], &[1; 3], &long] {
             nix::sys::socket::send(a.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
             assert!(receive::<Kill>(b.as_fd()).is_err());
         }
