@@ -91,8 +91,23 @@ fn registers(_ctx: &ProbeContext) -> Registers {
 #[uprobe]
 pub fn weir_go(ctx: ProbeContext) -> u32 {
     // SAFETY: the context is the program's own.
-    let call = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-    on(&ctx, call)
+    match unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } {
+        call::GO_WRITE => on(&ctx, call::GO_WRITE),
+        call::GO_READ => on(&ctx, call::GO_READ),
+        call::GO_END => on(&ctx, call::GO_END),
+        _ => 0,
+    }
+}
+
+/// Returns of Go's calls. A program of its own: the verifier gives up on all of them together.
+#[uprobe]
+pub fn weir_go_leave(ctx: ProbeContext) -> u32 {
+    // SAFETY: the context is the program's own.
+    match unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } {
+        call::GO_WRITTEN => on(&ctx, call::GO_WRITTEN),
+        call::GO_WAS_READ => on(&ctx, call::GO_WAS_READ),
+        _ => 0,
+    }
 }
 
 /// `(*Conn).writeRecordLocked(type, data)`: behind the handshake, and not without it, as `Write` may be.

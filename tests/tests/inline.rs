@@ -2,6 +2,7 @@
 //! The oracle is the server's own log and data.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -141,13 +142,12 @@ fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
         let mut held = Wire::login(("127.0.0.1", server.port))?;
         held.send(&wire::query("grant select on kept to public"))?;
         let shim = shim_of(&agent)?;
-        let pending = "SELECT count() FROM weir.events WHERE error_type = 'shim_gone'";
-        let before = wait_for(&clickhouse, pending, |_| true)?;
-        // It has to have come that far: nothing tells but the shim itself.
-        std::thread::sleep(Duration::from_millis(300));
+        let gone = "SELECT count() FROM weir.events WHERE error_type = 'shim_gone'";
+        let before = wait_for(&clickhouse, gone, |_| true)?;
+        pending(&agent)?;
         rustix::process::kill_process(rustix::process::Pid::from_raw(shim).context("a pid")?, signal)?;
         assert!(held.until_ready().is_err(), "the statement came through a shim that was gone");
-        wait_for(&clickhouse, pending, |n| n > before)?;
+        wait_for(&clickhouse, gone, |n| n > before)?;
         let said = ask(&mut idle, "select 'after'")?;
         assert!(said.contains("after"), "{said}");
         assert_ne!(shim_of(&agent)?, shim);
@@ -174,7 +174,7 @@ fn sessions_outlive_the_agent() -> Result<()> {
         ask(&mut idle, "select 1")?;
         let mut held = Wire::login(("127.0.0.1", server.port))?;
         held.send(&wire::query("drop table kept"))?;
-        std::thread::sleep(Duration::from_millis(300));
+        pending(&agent)?;
         assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "1");
         if kill {
             agent.kill()?;
@@ -328,6 +328,72 @@ fn the_switch_lets_go_and_holds_again() -> Result<()> {
     assert!(operator(&agent, &["deny", &id])?.0);
     guarded.until_ready()?;
     assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "1");
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A long stream of pipelined messages, cut anywhere: each is answered as it should be, in order.
+#[test]
+fn a_stream_cut_anywhere_is_answered_in_order() -> Result<()> {
+    const GROUPS: u64 = 12_000;
+    let server = talkative()?;
+    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    ask(&mut wire, "create table kept (id int)")?;
+    wire.send(&[wire::extended("known", "select 'prepared'::text"), wire::sync()].concat())?;
+    wire.until_ready()?;
+    let mut dice = Dice(4711);
+    let (mut stream, mut wanted) = (Vec::new(), Vec::new());
+    for number in 0..GROUPS {
+        let (bytes, answer) = match dice.roll(7) {
+            0 | 1 => (wire::query(&format!("select 'n{number}'::text")), format!("n{number}")),
+            2 => (wire::query("/* forbidden */ drop table kept"), "blocked by policy".to_owned()),
+            3 => {
+                let group = wire::extended("", &format!("select 'x{number}'::text"));
+                ([group, wire::sync()].concat(), format!("x{number}"))
+            }
+            4 => {
+                let group = wire::extended("", "/* forbidden */ delete from kept");
+                ([group, wire::sync()].concat(), "blocked by policy".to_owned())
+            }
+            5 => ([wire::execute("known"), wire::sync()].concat(), "prepared".to_owned()),
+            _ => {
+                // Odd texts are held each time; long ones too.
+                let text = format!("select /* {} */ 'o{number}'::text", "x".repeat(dice.roll(3000) as usize));
+                (wire::query(&text), format!("o{number}"))
+            }
+        };
+        stream.extend(bytes);
+        wanted.push(answer);
+    }
+    let mut writing = wire.stream.try_clone()?;
+    let writer = std::thread::spawn(move || -> Result<()> {
+        let mut rest = &stream[..];
+        while !rest.is_empty() {
+            let most = if dice.roll(4) == 0 { 4000 } else { 40 };
+            let (now, later) = rest.split_at(rest.len().min(1 + dice.roll(most) as usize));
+            writing.write_all(now)?;
+            rest = later;
+        }
+        Ok(())
+    });
+    for (number, wanted) in wanted.iter().enumerate() {
+        let messages = wire.messages().with_context(|| format!("group {number}: {}", agent.said()))?;
+        let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
+        ensure!(said.contains(wanted), "group {number}: wanted {wanted}, got {said:?}");
+    }
+    writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    assert_eq!(executed(&server)?, Vec::<String>::new());
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }

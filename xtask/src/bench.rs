@@ -16,6 +16,7 @@ mod pipeline; // how fast captured bytes become statements
 mod routes; // what watching costs over TLS and Unix sockets, and those who have nothing to do with it
 mod store; // how fast events become rows, and how small
 mod explain; // texts -> statements a second, verdicts
+mod gate; // what holding statements costs
 mod verify; // how fast receipts are verified
 
 /// Measure, each number against its peers in the same run.
@@ -25,15 +26,15 @@ mod verify; // how fast receipts are verified
   cargo xtask bench overhead --rounds 5 --seconds 10
   cargo xtask bench pipeline --json")]
 pub struct Args {
-    /// Only this one: overhead, tls, unix, syscalls, pipeline, store, explain or verify
+    /// Only this one: overhead, tls, unix, syscalls, pipeline, store, explain, verify or gate
     name: Option<String>,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Rounds of `overhead`, `tls`, `unix` and `syscalls`: every configuration runs once in each
+    /// Rounds of `overhead`, `tls`, `unix`, `syscalls` and `gate`: every configuration runs once in each
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Seconds of each run in `overhead`, `tls` and `unix`
+    /// Seconds of each run in `overhead`, `tls`, `unix` and `gate`
     #[arg(long, default_value_t = 8)]
     seconds: u32,
     /// Transactions recorded for `pipeline`
@@ -54,7 +55,8 @@ struct Table {
     lines: Vec<Vec<String>>,
 }
 
-const NAMES: &[&str] = &["overhead", "tls", "unix", "syscalls", "pipeline", "store", "explain", "verify"];
+const NAMES: &[&str] =
+    &["overhead", "tls", "unix", "syscalls", "pipeline", "store", "explain", "verify", "gate"];
 
 impl Args {
     /// Runs the command.
@@ -81,6 +83,7 @@ impl Args {
                 "syscalls" => routes::syscalls(&weir, self.rounds)?,
                 "pipeline" => pipeline::run(&weir, self.transactions)?,
                 "explain" => explain::run()?,
+                "gate" => gate::run(&weir, self.rounds, self.seconds)?,
                 "verify" => verify::run(self.receipts)?,
                 _ => store::run(self.rows)?,
             };

@@ -195,14 +195,14 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// pgbouncer in front of a server, session pooling, its usual settings.
-struct Pooler {
+pub(super) struct Pooler {
     child: Child,
-    port: u16,
+    pub(super) port: u16,
     _scratch: Scratch,
 }
 
 impl Pooler {
-    fn start(server: &Postgres) -> Result<Self> {
+    pub(super) fn start(server: &Postgres) -> Result<Self> {
         let (scratch, port) = (Scratch::new("pgbouncer")?, scratch::free_port()?);
         let file = scratch.path().join("pgbouncer.ini");
         let text = format!(

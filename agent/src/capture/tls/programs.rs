@@ -34,14 +34,14 @@ pub const KINDS: [Kind; 13] = [
     leaves("weir_tls_was_read", call::WAS_READ),
     enters("weir_tls_end", call::END),
     go("weir_go_write", call::GO_WRITE),
-    go("weir_go_written", call::GO_WRITTEN),
+    go_leaves("weir_go_written", call::GO_WRITTEN),
     go("weir_go_read", call::GO_READ),
-    go("weir_go_was_read", call::GO_WAS_READ),
+    go_leaves("weir_go_was_read", call::GO_WAS_READ),
     go("weir_go_end", call::GO_END),
 ];
 
 /// Those that serve many, ends before beginnings: a call that is entered unseen must not return as another one's.
-pub const SHARED: [&str; 3] = ["weir_tls_leave", "weir_tls_enter", "weir_go"];
+pub const SHARED: [&str; 4] = ["weir_tls_leave", "weir_tls_enter", "weir_go_leave", "weir_go"];
 
 const fn enters(program: &'static str, cookie: u64) -> Kind {
     Kind { program, shared: "weir_tls_enter", cookie, returns: false }
@@ -54,6 +54,10 @@ const fn leaves(program: &'static str, cookie: u64) -> Kind {
 /// Go's returns are instructions of their own.
 const fn go(program: &'static str, cookie: u64) -> Kind {
     Kind { program, shared: "weir_go", cookie, returns: false }
+}
+
+const fn go_leaves(program: &'static str, cookie: u64) -> Kind {
+    Kind { program, shared: "weir_go_leave", cookie, returns: false }
 }
 
 /// The kind that a program alone is.
