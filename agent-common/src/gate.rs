@@ -22,11 +22,14 @@ pub mod act {
 pub struct Framing {
     /// What to add to the length to get the whole message's.
     pub more: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Second word, in network order, of a first message that has to be read; 0 for none.
+    pub never: u32,
     /// By a message's first byte: see [`act`].
     pub acts: [u8; 256],
 }
+
+/// Longest first message that passes: it begins with its length, four bytes in network order that count themselves.
+pub const HELLO_MAX: u32 = 512;
 
 /// Bytes of a message's header.
 pub const HEADER: u32 = 5;
@@ -94,8 +97,8 @@ pub struct Lane {
     pub skip: u32,
     /// 1: bytes are lost: more waited than may wait, or nobody was there. The kernel side's.
     pub overflow: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Bytes of the connection's first message that passed and lie in `HELLO`. The kernel side's.
+    pub hello: u32,
 }
 
 /// Key of the map `KNOWN`: a text that may pass.

@@ -12,7 +12,8 @@ use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
 use agent_common::gate::{
-    Framing, HEADER, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES, Shared, Tally, act, lane as state,
+    Framing, HEADER, HELLO_MAX, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES, Shared, Tally, act,
+    lane as state,
 };
 use agent_common::shape::{Shape, TEXT_MAX};
 use aya_ebpf::{
@@ -69,6 +70,9 @@ static KNOWN: HashMap<Known, u32> = HashMap::with_max_entries(1 << 16, BPF_F_NO_
 /// Names of prepared texts -> hashes of the texts.
 #[map]
 static NAMES: LruHashMap<Name, u64> = LruHashMap::with_max_entries(1 << 16, 0);
+/// First messages of connections, by lane.
+#[map]
+static HELLO: Array<[u8; HELLO_MAX as usize]> = Array::with_max_entries(1 << 12, 0);
 /// See [`Shared`].
 #[map]
 static SHARED: Array<Shared> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -186,6 +190,9 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         lane.overflow = 1;
         return SK_DROP;
     }
+    if waiting == 1 && lane.late == 0 && lane.hello == 0 && greets(&ctx, lane, index, size) {
+        return SK_PASS;
+    }
     let size64 = u64::from(size);
     if waiting & 1 != 0 {
         if (waiting >> 1) + size64 > volatile(&lane.forwarded) + volatile(&shared.held_max) {
@@ -238,6 +245,29 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     lane.forwarded = 0;
     add(lane, size64 << 1 | 1);
     hold(&ctx, index)
+}
+
+/// True where a piece is a connection's first message and nothing else. It cannot ask for anything, and it may not be
+/// redirected: what came before the server accepted the connection is looked at when the server reads, and a redirection
+/// in there is missing in `copied_seq` for ever. The server's loop would find the socket readable, and nothing in it.
+#[inline(always)]
+fn greets(ctx: &SkBuffContext, lane: &mut Lane, index: u32, size: u32) -> bool {
+    let Some(hello) = HELLO.get_ptr_mut(index) else { return false };
+    // SAFETY: checked above, and this socket's alone.
+    let hello = unsafe { &mut *hello };
+    if !load(ctx.as_ptr(), 0, hello, size) {
+        return false;
+    }
+    let Some(framing) = FRAMINGS.get(lane.framing) else { return false };
+    let word = u32::from_be_bytes([hello[4], hello[5], hello[6], hello[7]]);
+    if size < 8
+        || u32::from_be_bytes([hello[0], hello[1], hello[2], hello[3]]) != size
+        || word == framing.never
+    {
+        return false;
+    }
+    lane.hello = size;
+    true
 }
 
 #[inline(always)]

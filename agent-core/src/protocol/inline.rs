@@ -26,6 +26,8 @@ pub enum Act {
 pub struct Inline {
     /// What to add to a message's length, which follows its first byte in network order, to get the whole message's.
     pub more: u32,
+    /// Second word of a first message that has to be read, as it may be about another session.
+    pub never: u32,
     /// By first byte.
     pub act: fn(u8) -> Act,
     /// A reader of one connection.

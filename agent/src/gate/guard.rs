@@ -48,11 +48,13 @@ pub enum Part {
     Names,
     /// What all share.
     Shared,
+    /// First messages.
+    Hello,
 }
 
 impl Part {
     /// All of them, in order, with the names of their maps.
-    pub const ALL: [(Part, &'static str); 7] = [
+    pub const ALL: [(Part, &'static str); 8] = [
         (Part::Shims, "SHIMS"),
         (Part::Serves, "SERVES"),
         (Part::Lanes, "LANES"),
@@ -60,6 +62,7 @@ impl Part {
         (Part::Known, "KNOWN"),
         (Part::Names, "NAMES"),
         (Part::Shared, "SHARED"),
+        (Part::Hello, "HELLO"),
     ];
 }
 
@@ -80,7 +83,7 @@ impl Guard {
     /// Loads and attaches everything; nothing is enrolled before [`Guard::arm`] and [`Guard::enrol_port`].
     pub fn attach(framings: &[Framing], shared: Shared) -> Result<Self, CaptureError> {
         let mut loader = EbpfLoader::new();
-        for name in ["GUARDED", "SHIMS", "SERVES", "GATED", "LANES", "BUFFERS", "FREE"] {
+        for name in ["GUARDED", "SHIMS", "SERVES", "GATED", "LANES", "BUFFERS", "FREE", "HELLO"] {
             loader.map_max_entries(name, LANES);
         }
         let mut ebpf = loader.load(OBJECT)?;

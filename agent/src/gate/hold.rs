@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::gate::{Known, Name, Shared, lane as state};
+use agent_common::gate::{HELLO_MAX, Known, Name, Shared, lane as state};
 use agent_core::policy::{Policies, Source};
 use agent_core::protocol::PROTOCOLS;
 use agent_core::sensitive::Catalog;
 use agent_core::sql::{Text, Texts};
-use aya::maps::{HashMap as BpfMap, Map, MapData};
+use aya::maps::{Array, HashMap as BpfMap, Map, MapData};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::guard::Part;
@@ -138,6 +138,7 @@ pub struct Holder {
     lanes: Lanes,
     shared: Page<Shared>,
     pool: Pool,
+    hellos: Array<MapData, [u8; HELLO_MAX as usize]>,
     sessions: Vec<Option<Box<Session>>>,
     later: BinaryHeap<Later>,
     desk: Desk,
@@ -168,6 +169,7 @@ impl Holder {
         let data = |fd: OwnedFd| MapData::from_fd(fd);
         let known = BpfMap::try_from(Map::HashMap(data(take(Part::Known)?)?))?;
         let names = BpfMap::try_from(Map::LruHashMap(data(take(Part::Names)?)?))?;
+        let hellos = Array::try_from(Map::Array(data(take(Part::Hello)?)?))?;
         let pool = Pool::new(
             data(take(Part::Shims)?)?,
             data(take(Part::Serves)?)?,
@@ -184,6 +186,7 @@ impl Holder {
             lanes,
             shared,
             pool,
+            hellos,
             later: BinaryHeap::new(),
             desk: Desk {
                 policies: Arc::default(),
@@ -324,7 +327,9 @@ impl Holder {
         let cookie = lane.cookie();
         if slot.as_ref().is_none_or(|session| session.cookie() != cookie) {
             let entry = PROTOCOLS.iter().filter(|entry| entry.inline.is_some()).nth(lane.framing() as usize);
-            *slot = entry.and_then(|entry| Session::new(cookie, entry, lane)).map(Box::new);
+            let hello = self.hellos.get(&(index as u32), 0).unwrap_or([0; HELLO_MAX as usize]);
+            let hello = hello.get(..lane.hello() as usize).unwrap_or_default();
+            *slot = entry.and_then(|entry| Session::new(cookie, entry, hello, lane)).map(Box::new);
         }
         let Some(session) = slot else { return };
         // Level-triggered: what is left behind comes again.

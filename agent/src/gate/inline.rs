@@ -74,7 +74,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 fn framings() -> Vec<Framing> {
     let framing = |entry: &Entry| {
         let inline = entry.inline?;
-        let mut framing = Framing { more: inline.more, padding: 0, acts: [act::HOLD; 256] };
+        let mut framing = Framing { more: inline.more, never: inline.never, acts: [act::HOLD; 256] };
         for (first, act) in (0..=u8::MAX).zip(&mut framing.acts) {
             *act = match (inline.act)(first) {
                 Act::Pass => act::PASS,

@@ -157,6 +157,8 @@ impl LaneRef<'_> {
         framing set_framing framing: AtomicU32 = u32;
         /// See [`Lane::skip`].
         skip set_skip skip: AtomicU32 = u32;
+        /// See [`Lane::hello`].
+        hello set_hello hello: AtomicU32 = u32;
         /// See [`Lane::late`].
         late set_late late: AtomicU32 = u32;
         /// See [`Lane::overflow`].

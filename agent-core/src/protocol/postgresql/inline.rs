@@ -15,7 +15,8 @@ use crate::reader::Reader;
 use crate::sql::{Dialect, Text, Texts};
 
 /// How PostgreSQL is held.
-pub(super) static INLINE: Inline = Inline { more: 1, act, open: |start| Box::new(Frontend::new(start)) };
+pub(super) static INLINE: Inline =
+    Inline { more: 1, never: startup::CANCEL, act, open: |start| Box::new(Frontend::new(start)) };
 
 /// Names of prepared statements that are remembered for one session.
 const NAMES_MAX: usize = 4096;

@@ -33,7 +33,7 @@ impl std::fmt::Debug for Reader<'_> {
 
 /// As TLS writes an application protocol's name: length first.
 const ALPN: &[u8] = b"\x0apostgresql";
-const CANCEL: u32 = 80_877_102;
+pub(super) const CANCEL: u32 = 80_877_102;
 const TLS: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
 

@@ -76,20 +76,24 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(cookie: u64, entry: &'static Entry, lane: LaneRef<'_>) -> Option<Self> {
+    /// `hello`: the first message, where it has passed.
+    pub(super) fn new(cookie: u64, entry: &'static Entry, hello: &[u8], lane: LaneRef<'_>) -> Option<Self> {
         lane.set_class(0);
         let start = if lane.late() == 0 { Start::Beginning } else { Start::Midstream };
+        let mut reader = (entry.inline?.open)(start);
+        // What it is beside a beginning shows with the next bytes.
+        let blind = start == Start::Beginning && !hello.is_empty() && reader.next(hello) == Step::Unknown;
         Some(Self {
             cookie,
             entry,
-            reader: (entry.inline?.open)(start),
+            reader,
             buffer: Vec::new(),
             start: 0,
             taken: 0,
             forwarded: 0,
             pass: 0,
             out: Vec::new(),
-            blind: false,
+            blind,
             class: 0,
             held: None,
             born: Instant::now(),
