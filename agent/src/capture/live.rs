@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_common::{
@@ -161,9 +161,27 @@ pub fn cgroup2() -> Result<PathBuf, CaptureError> {
         .ok_or(CaptureError::NoCgroup)
 }
 
+/// Where tracefs may be.
+pub const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Mounts tracefs where nobody has: systemd does at boot, other inits and many virtual machines do not. Where that is
+/// refused (a container), attaching says what is missing.
+fn provide_tracefs() {
+    if TRACEFS.iter().any(|place| Path::new(place).join("events").exists()) {
+        return;
+    }
+    let flags =
+        nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
+    let fstype = Some("tracefs");
+    match nix::mount::mount(fstype, TRACEFS[0], fstype, flags, None::<&str>) {
+        Ok(()) => tracing::info!("mounted tracefs at {}", TRACEFS[0]),
+        Err(error) => tracing::debug!(%error, "tracefs is not mounted, and cannot be"),
+    }
+}
+
 /// Offset of a field in a tracepoint's record, from tracefs; `None` where tracefs does not show it.
 fn tracepoint_offset(name: &str, field: &str) -> Option<u32> {
-    let text = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+    let text = TRACEFS
         .iter()
         .find_map(|root| std::fs::read_to_string(format!("{root}/events/sched/{name}/format")).ok())?;
     let line = text.lines().find(|l| l.contains(&format!(" {field};")))?;
@@ -213,6 +231,7 @@ fn fsbase(offset: &impl Fn(&str, &str) -> u32) -> u32 {
 impl Live {
     /// Loads and attaches everything. `ring_bytes`: a power of two, at least a page.
     pub fn attach(ring_bytes: u32) -> Result<(Records, Self), CaptureError> {
+        provide_tracefs();
         let globals = globals();
         // A quarter full wakes the reader: three quarters remain for what comes until it runs.
         let watermark = u64::from(ring_bytes) / 4;

@@ -79,7 +79,7 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         name: "tracefs",
         need: Need::Required,
         since: "4.1",
-        cure: "mount -t tracefs none /sys/kernel/tracing; in a container mount the host's",
+        cure: "mount -t tracefs none /sys/kernel/tracing (`weir run` does where it may); in a container mount the host's",
         blind: "programs that processes execute: their tracepoints are found there",
         probe: tracefs,
     },
@@ -194,7 +194,7 @@ fn source(error: &dyn std::error::Error) -> String {
 
 fn tracefs() -> Answer {
     let mut causes = Vec::new();
-    for place in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+    for place in crate::capture::live::TRACEFS {
         match std::fs::metadata(Path::new(place).join("events")) {
             Ok(_) => return Answer::ok(place),
             Err(error) if error.kind() == ErrorKind::NotFound => {
