@@ -57,6 +57,14 @@ pub struct Shared {
     pub key: [u64; 2],
 }
 
+/// Bit of a port's value in the map `PORTS`, beside its framing: what the server sends there goes through the shim too.
+pub const ANSWERS: u32 = 1 << 31;
+/// Added to a lane in the map `SHIMS`: the socket into which the kernel side puts what its server sends. What comes out
+/// at that connection's other end the shim reads.
+pub const TO_SHIM: u64 = 1 << 32;
+/// Added to a lane in the map `SHIMS`: that other end. What the shim writes to it leaves the server's socket.
+pub const FROM_SHIM: u64 = 1 << 33;
+
 /// [`Lane::word`] of a connection that is not looked at any more.
 pub const PASSES: u64 = 1 << 63;
 
@@ -99,6 +107,11 @@ pub struct Lane {
     pub overflow: u32,
     /// Bytes of the connection's first message that passed and lie in `HELLO`. The kernel side's.
     pub hello: u32,
+    /// 1: what the server sends goes to the shim, which hands it on. 0: it goes to the client. The kernel side's at the
+    /// beginning, the shim's from then on.
+    pub answers: u32,
+    /// 1: an answer is on its way, or parts of one lie in the shim: without it they are lost. The shim's.
+    pub answering: u32,
 }
 
 /// Key of the map `KNOWN`: a text that may pass.
@@ -151,13 +164,15 @@ pub struct Tally {
     pub new: u64,
     /// Held because a name was not known.
     pub unnamed: u64,
+    /// Pieces of answers that went to the shim.
+    pub answers: u64,
 }
 
 const _: () = {
     assert!(size_of::<Framing>() == 264);
     assert!(size_of::<Shared>() == 48);
-    assert!(size_of::<Lane>() == 64);
+    assert!(size_of::<Lane>() == 72);
     assert!(size_of::<Known>() == 16);
     assert!(size_of::<Name>() == 16);
-    assert!(size_of::<Tally>() == 96);
+    assert!(size_of::<Tally>() == 104);
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::{DataClass, Disposition};
-use crate::policy::{Action, AgentMatch, Glob, Match, Mode, Policies, Policy, RelationMatch};
+use crate::policy::{Action, AgentMatch, Exception, Glob, Match, Mode, Policies, Policy, RelationMatch};
 use crate::sql::{Analysis, Relation};
 
 mod memory; // what happened before -> conditions that hold
@@ -133,10 +133,11 @@ pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
     } else {
         policies.unknown.candidates(subject).find(|(_, policy)| {
             held(policy, false)
-                && matches(&policy.matching, subject, Quantifier::Any, false)
-                && (policy.unusual.is_some() || !matches(&policy.matching, subject, Quantifier::Any, true))
+                && matches(&policy.matching, subject, Quantifier::Any, About::Session)
+                && (policy.unusual.is_some()
+                    || !matches(&policy.matching, subject, Quantifier::Any, About::All))
                 && scheduled(policy, subject)
-                && !excepted(policy, subject)
+                && !excepted(policy, subject, |_| true)
         })
     };
     match (sure, maybe) {
@@ -150,11 +151,28 @@ pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
     }
 }
 
+/// The rules that take values out of a statement's answer. Which columns have such values only the answer tells, so what a
+/// rule says about the statement's data does not rule it out, and neither does an exception that is about data; nor does
+/// what was not understood. All of them hold, whatever else is to be done about the statement.
+pub fn masks<'p>(policies: &'p Policies, subject: &Subject<'_>) -> Vec<&'p Policy> {
+    let about = if subject.statement_complete { About::AllButData } else { About::Session };
+    let masks = |policy: &&Policy| {
+        let acts =
+            policy.action == Action::Mask || policy.on_unknown == Action::Mask && !subject.statement_complete;
+        policy.may_mask()
+            && acts
+            && matches(&policy.matching, subject, Quantifier::Any, about)
+            && scheduled(policy, subject)
+            && !excepted(policy, subject, |except| except.matching.data.is_empty())
+    };
+    policies.iter().filter(masks).collect()
+}
+
 /// True where a rule is about a statement for sure, whatever happened before.
 fn falls_under(policy: &Policy, subject: &Subject<'_>) -> bool {
-    matches(&policy.matching, subject, Quantifier::Any, true)
+    matches(&policy.matching, subject, Quantifier::Any, About::All)
         && scheduled(policy, subject)
-        && !excepted(policy, subject)
+        && !excepted(policy, subject, |_| true)
 }
 
 fn scheduled(policy: &Policy, subject: &Subject<'_>) -> bool {
@@ -163,10 +181,10 @@ fn scheduled(policy: &Policy, subject: &Subject<'_>) -> bool {
 
 /// An exception holds only where all of the statement falls under it: `DROP TABLE tmp_1, orders` is not excepted by
 /// `tmp_*`, and a statement that was not understood is excepted by nothing that depends on it.
-fn excepted(policy: &Policy, subject: &Subject<'_>) -> bool {
-    policy.except.iter().any(|except| {
+fn excepted(policy: &Policy, subject: &Subject<'_>, counts: impl Fn(&Exception) -> bool) -> bool {
+    policy.except.iter().filter(|except| counts(except)).any(|except| {
         (subject.statement_complete || !except.matching.is_about_statement())
-            && matches(&except.matching, subject, Quantifier::All, true)
+            && matches(&except.matching, subject, Quantifier::All, About::All)
             && except.until.is_none_or(|until| subject.time < until)
             && except.schedule.as_ref().is_none_or(|schedule| schedule.holds(subject.time))
     })
@@ -179,8 +197,18 @@ enum Quantifier {
     All,
 }
 
-/// True where every predicate holds. Without `statement`, what is said about the statement itself is left out.
-fn matches(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier, statement: bool) -> bool {
+/// Which predicates must hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Those about the session: not those about the statement itself.
+    Session,
+    /// Those about its data are left out.
+    AllButData,
+    All,
+}
+
+/// True where every predicate holds that counts.
+fn matches(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier, about: About) -> bool {
     one_of(&wanted.system, subject.db_system_name)
         && one_of(&wanted.namespace, subject.db_namespace)
         && one_of(&wanted.user, subject.db_user)
@@ -193,14 +221,14 @@ fn matches(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier, statem
                 !subject.ai_agent_name.is_empty() && one_of(names, subject.ai_agent_name)
             }
         }
-        && (!statement || fits(wanted, subject, quantifier))
+        && (about == About::Session || fits(wanted, subject, quantifier, about))
 }
 
 fn one_of(patterns: &[Glob], value: &str) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(value))
 }
 
-fn fits(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier) -> bool {
+fn fits(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier, about: About) -> bool {
     let analysis = subject.analysis;
     let effect = |effect| wanted.effects.contains(effect);
     let effects = &analysis.statement_effects;
@@ -222,6 +250,7 @@ fn fits(wanted: &Match, subject: &Subject<'_>, quantifier: Quantifier) -> bool {
                 Quantifier::All => !relations.is_empty() && relations.iter().all(relation),
             })
         && (wanted.data.is_empty()
+            || about == About::AllButData
             || match quantifier {
                 Quantifier::Any => subject.data_classes.iter().any(class),
                 Quantifier::All => !subject.data_classes.is_empty() && subject.data_classes.iter().all(class),

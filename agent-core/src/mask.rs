@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::policy::{Glob, Policy};
 use crate::sensitive::{Catalog, class_of_relation, values};
 
 /// The class of a column that may hold anything: an expression whose function is not known, a whole row.
@@ -16,8 +17,8 @@ pub const UNPROVEN: &str = "unproven";
 /// What is to be masked in the answers to a statement.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// The classes that the rule names; empty: every class.
-    pub classes: Box<[Arc<str>]>,
+    /// The classes that the rules name; empty: every class.
+    pub classes: Box<[Glob]>,
     /// Declared columns.
     pub catalog: Arc<Catalog>,
     /// Values of other columns are masked too where they look like one of the classes.
@@ -26,13 +27,27 @@ pub struct Plan {
 
 impl Plan {
     /// A plan for these classes, none named: for all of them. Values are looked at too.
-    pub fn new(classes: impl IntoIterator<Item = Arc<str>>, catalog: Arc<Catalog>) -> Self {
+    pub fn new(classes: impl IntoIterator<Item = Glob>, catalog: Arc<Catalog>) -> Self {
         Self { classes: classes.into_iter().collect(), catalog, by_value: true }
+    }
+
+    /// What several rules want together; none where there is no rule.
+    pub fn of<'p>(policies: impl IntoIterator<Item = &'p Policy>, catalog: &Arc<Catalog>) -> Option<Self> {
+        let (mut classes, mut every, mut any) = (Vec::new(), false, false);
+        for policy in policies {
+            any = true;
+            every |= policy.matching.data.is_empty();
+            classes.extend(policy.matching.data.iter().cloned());
+        }
+        if every {
+            classes.clear();
+        }
+        any.then(|| Self::new(classes, Arc::clone(catalog)))
     }
 
     /// True where values of this class are masked.
     pub fn takes(&self, class: &str) -> bool {
-        self.classes.is_empty() || self.classes.iter().any(|c| **c == *class)
+        self.classes.is_empty() || self.classes.iter().any(|c| c.matches(class))
     }
 
     /// The class to mask that a column's name tells. `relations`: those that it may belong to; `name` in lower case.
@@ -153,6 +168,9 @@ pub trait Mask: Send {
 
     /// What was masked since the last call, by class.
     fn masked(&mut self) -> Vec<Masked>;
+
+    /// True where nothing waits for an answer, and no message is here in part: it may end.
+    fn is_idle(&self) -> bool;
 }
 
 /// A masker for a session of this database; none where it has none.

@@ -92,11 +92,6 @@ impl Action {
             Action::Kill => Disposition::Killed,
         }
     }
-
-    /// True where this build can do it to a statement on the wire.
-    pub fn is_enforceable(self) -> bool {
-        self != Action::Mask
-    }
 }
 
 /// One relation that a rule is about.
@@ -195,7 +190,9 @@ pub struct Policy {
     pub except: Vec<Exception>,
     /// What it does.
     pub action: Action,
-    /// What it does where the statement was not understood in full and may or may not match. Alert where not said.
+    /// What it does where the statement was not understood in full and may or may not match. Where not said: mask, of a
+    /// rule that masks, else alert. Of a rule that masks also: what becomes of a statement whose answer cannot be
+    /// masked. With `alert` or `allow` it passes, else it is blocked.
     pub on_unknown: Action,
     /// On which terms a statement that it holds may go on: of rules that ask for approval, and only of them.
     pub approval: Option<Approval>,
@@ -206,8 +203,13 @@ pub struct Policy {
 impl Policy {
     /// True where it may keep a statement from being executed.
     fn may_hold(&self) -> bool {
-        let holds = |action| matches!(action, Action::RequireApproval | Action::Block);
+        let holds = |action| matches!(action, Action::RequireApproval | Action::Block | Action::Mask);
         self.mode == Mode::Enforce && (holds(self.action) || holds(self.on_unknown))
+    }
+
+    /// True where it may take values out of answers.
+    pub(crate) fn may_mask(&self) -> bool {
+        self.mode == Mode::Enforce && (self.action == Action::Mask || self.on_unknown == Action::Mask)
     }
 
     /// True where it asks who somebody is, beyond what the session itself says.
@@ -422,7 +424,16 @@ impl Policies {
 
     /// True where a rule in force may do that to a session of this system.
     pub fn may_hold(&self, system: &str) -> bool {
-        self.iter().filter(|policy| policy.may_hold()).any(|policy| {
+        self.any_about(system, Policy::may_hold)
+    }
+
+    /// True where a rule in force may take values out of the answers to a session of this system.
+    pub fn may_mask(&self, system: &str) -> bool {
+        self.any_about(system, Policy::may_mask)
+    }
+
+    fn any_about(&self, system: &str, wanted: fn(&Policy) -> bool) -> bool {
+        self.iter().filter(|policy| wanted(policy)).any(|policy| {
             let systems = &policy.matching.system;
             systems.is_empty() || systems.iter().any(|glob| glob.matches(system))
         })

@@ -12,21 +12,23 @@ use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
 use agent_common::gate::{
-    Framing, HEADER, HELLO_MAX, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES, Shared, Tally, act,
-    lane as state,
+    ANSWERS, FROM_SHIM, Framing, HEADER, HELLO_MAX, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES,
+    Shared, TO_SHIM, Tally, act, lane as state,
 };
 use agent_common::shape::{Shape, TEXT_MAX};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_INGRESS, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, sk_action::SK_DROP, sk_action::SK_PASS,
+        BPF_F_INGRESS, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        sk_action::SK_DROP, sk_action::SK_PASS,
     },
+    btf_maps::SkStorage,
     helpers::{
         bpf_get_socket_cookie, bpf_ktime_get_ns,
-        generated::{bpf_loop, bpf_skb_load_bytes},
+        generated::{bpf_loop, bpf_sk_storage_get, bpf_skb_load_bytes},
     },
-    macros::{map, sk_msg, sock_ops, stream_verdict},
+    macros::{btf_map, map, sk_msg, sock_ops, stream_verdict},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, SockHash},
     programs::{SkBuffContext, SkMsgContext, SockOpsContext},
 };
@@ -38,12 +40,18 @@ const KEPT: u32 = 0xffff;
 /// Enrolled sockets of servers, by cookie.
 #[map]
 static GUARDED: SockHash<u64> = SockHash::with_max_entries(1 << 12, 0);
-/// The shim's sockets, by lane.
+/// Those of them whose answers go through the shim, by cookie: what they send is looked at as well.
 #[map]
-static SHIMS: SockHash<u64> = SockHash::with_max_entries(1 << 12, 0);
-/// Which lane a shim's socket serves, by its ports: its own in the upper half.
+static ANSWERED: SockHash<u64> = SockHash::with_max_entries(1 << 12, 0);
+/// Lanes of these sockets: a program that looks at what is sent cannot ask for the socket's cookie.
+#[btf_map]
+static LANE_OF: SkStorage<u32> = SkStorage::new();
+/// The shim's sockets: by lane those that have what is held, and two more for answers, see [`TO_SHIM`], [`FROM_SHIM`].
 #[map]
-static SERVES: HashMap<u32, u32> = HashMap::with_max_entries(1 << 12, BPF_F_NO_PREALLOC);
+static SHIMS: SockHash<u64> = SockHash::with_max_entries(3 << 12, 0);
+/// Which place of `SHIMS` a shim's socket has, by its ports: its own in the upper half.
+#[map]
+static SERVES: HashMap<u32, u64> = HashMap::with_max_entries(3 << 12, BPF_F_NO_PREALLOC);
 /// Enrolled sockets: cookie -> lane.
 #[map]
 static GATED: HashMap<u64, u32> = HashMap::with_max_entries(1 << 12, BPF_F_NO_PREALLOC);
@@ -104,7 +112,8 @@ fn enrol(ctx: &SockOpsContext) {
     // SAFETY: the verifier checks every read of the context.
     let port = unsafe { read_volatile(&raw const (*ctx.ops).local_port) } as u16;
     // SAFETY: entries are plain numbers.
-    let Some(&framing) = (unsafe { PORTS.get(&port) }) else { return };
+    let Some(&served) = (unsafe { PORTS.get(&port) }) else { return };
+    let framing = served & !ANSWERS;
     if shared().is_none_or(|shared| volatile(&shared.armed) != 1) {
         return;
     }
@@ -127,12 +136,41 @@ fn enrol(ctx: &SockOpsContext) {
         && GUARDED.update(&mut key, unsafe { &mut *ctx.ops }, 0).is_ok();
     if let_in {
         tally(|t| t.enrolled += 1);
+        // Where this fails the shim sees a connection whose answers it cannot change, and lets nothing be asked that
+        // would have to be.
+        if served & ANSWERS != 0 && answer_through_shim(ctx, cookie, index) {
+            // SAFETY: as above.
+            unsafe { write_volatile(&raw mut (*lane).answers, 1) };
+        }
     } else {
         let _ = GATED.remove(&cookie);
         // SAFETY: as above.
         unsafe { write_volatile(&raw mut (*lane).state, state::CLOSED) };
         tally(|t| t.refused += 1);
     }
+}
+
+/// From here on what the server sends is looked at.
+#[inline(always)]
+fn answer_through_shim(ctx: &SockOpsContext, cookie: u64, mut index: u32) -> bool {
+    // SAFETY: the verifier checks every read of the context.
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return false;
+    }
+    let map = (&raw const LANE_OF).cast_mut().cast();
+    // SAFETY: the socket was checked, the value lives for the call.
+    let kept = unsafe {
+        bpf_sk_storage_get(
+            map,
+            socket.cast(),
+            (&raw mut index).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    };
+    let mut key = cookie;
+    // SAFETY: the context's pointer is valid for the call.
+    !kept.is_null() && ANSWERED.update(&mut key, unsafe { &mut *ctx.ops }, 0).is_ok()
 }
 
 #[inline(always)]
@@ -530,7 +568,7 @@ unsafe extern "C" fn bytes(number: u32, lane: *mut c_void) -> i64 {
     GO_ON
 }
 
-/// What the shim lets through: into its server's socket.
+/// What the shim lets through: into its server's socket, or, of what came from there, on to the client.
 #[sk_msg]
 pub fn weir_release(ctx: SkMsgContext) -> u32 {
     // SAFETY: the verifier checks every read of the context.
@@ -539,11 +577,41 @@ pub fn weir_release(ctx: SkMsgContext) -> u32 {
     };
     let ports = own << 16 | u32::from(u32::from_be(other) as u16);
     // SAFETY: entries are plain numbers.
-    let Some(&index) = (unsafe { SERVES.get(&ports) }) else { return SK_DROP };
-    let Some(lane) = LANES.get_ptr_mut(index) else { return SK_DROP };
+    let Some(&place) = (unsafe { SERVES.get(&ports) }) else { return SK_DROP };
+    let Some(lane) = LANES.get_ptr_mut(place as u32) else { return SK_DROP };
     // SAFETY: checked above.
     let mut cookie = unsafe { (*lane).cookie };
-    GUARDED.redirect_msg(&ctx, &mut cookie, u64::from(BPF_F_INGRESS)) as u32
+    let way = if place & FROM_SHIM == 0 { u64::from(BPF_F_INGRESS) } else { 0 };
+    GUARDED.redirect_msg(&ctx, &mut cookie, way) as u32
+}
+
+/// What a server sends whose answers go through the shim. It goes into a connection that the shim reads, not into its
+/// socket: that one is full at some time, and then the server waits, as it would for its client.
+#[sk_msg]
+pub fn weir_answer(ctx: SkMsgContext) -> u32 {
+    // SAFETY: the verifier checks every read of the context.
+    let socket = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+    if socket.is_null() {
+        return SK_DROP;
+    }
+    let map = (&raw const LANE_OF).cast_mut().cast();
+    // SAFETY: the socket was checked.
+    let index = unsafe { bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0) };
+    if index.is_null() {
+        return SK_DROP;
+    }
+    // SAFETY: checked above, and as large.
+    let index = unsafe { *index.cast::<u32>() };
+    let Some(lane) = LANES.get_ptr_mut(index) else { return SK_DROP };
+    // SAFETY: checked above.
+    let (answers, mut cookie) = unsafe { (read_volatile(&raw const (*lane).answers), (*lane).cookie) };
+    if answers == 0 {
+        // Not `SK_PASS`: after a send that was cut short the next one would pass unseen.
+        return ANSWERED.redirect_msg(&ctx, &mut cookie, 0) as u32;
+    }
+    tally(|t| t.answers += 1);
+    let mut place = u64::from(index) | TO_SHIM;
+    SHIMS.redirect_msg(&ctx, &mut place, 0) as u32
 }
 
 #[cfg(not(test))]

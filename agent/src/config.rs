@@ -149,6 +149,8 @@ pub struct Gate {
     pub fail: String,
     /// Most bytes held.
     pub held_bytes: String,
+    /// Ports of servers whose connections go through the gate; empty: those of every database that rules are about.
+    pub ports: Vec<u16>,
 }
 
 /// `listen`.
@@ -209,7 +211,7 @@ impl Default for Retention {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { fail: "open".into(), held_bytes: "64MiB".into() }
+        Self { fail: "open".into(), held_bytes: "64MiB".into(), ports: Vec::new() }
     }
 }
 

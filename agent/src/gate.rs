@@ -341,7 +341,7 @@ impl Gate {
             return;
         }
         if self.inline.is_none() {
-            match Inline::start(&self.settings) {
+            match Inline::start(&self.settings, policies) {
                 Ok(inline) => {
                     self.inline = Some(inline);
                     self.hand_over();
@@ -489,6 +489,15 @@ fn exchange(link: &Link, diag: &Diag, kill: Kill) -> io::Result<Reply> {
 pub fn shut(pid: u32, cookie: u64) -> io::Result<()> {
     let socket = borrow::socket(pid, cookie)?;
     Ok(nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)?)
+}
+
+/// True where a process waits in the kernel for what this socket brings. While something is held such a wait ends with
+/// `EAGAIN`, which only those expect who asked not to wait.
+pub fn waits_in_kernel(pid: u32, cookie: u64) -> io::Result<bool> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let socket = borrow::socket(pid, cookie)?;
+    let flags = OFlag::from_bits_truncate(fcntl(&socket, FcntlArg::F_GETFL)?);
+    Ok(!flags.contains(OFlag::O_NONBLOCK))
 }
 
 fn namespace_of(pid: impl std::fmt::Display) -> io::Result<u64> {

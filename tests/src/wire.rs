@@ -21,8 +21,13 @@ impl Wire {
 
     /// Connects and logs in to a database.
     pub fn login_to(address: impl ToSocketAddrs, database: &str) -> Result<Self> {
+        Self::login_as(address, "postgres", database)
+    }
+
+    /// Connects and logs in to a database as somebody.
+    pub fn login_as(address: impl ToSocketAddrs, user: &str, database: &str) -> Result<Self> {
         let mut wire = Self::connect(address)?;
-        wire.send(&startup(&[("user", "postgres"), ("database", database), ("application_name", "wire")]))?;
+        wire.send(&startup(&[("user", user), ("database", database), ("application_name", "wire")]))?;
         wire.until_ready()?;
         Ok(wire)
     }

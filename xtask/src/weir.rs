@@ -106,6 +106,7 @@ impl Weir {
         };
         // Agents of other tests may be at work at the same time.
         let listen = if more.contains("listen: {metrics") { "" } else { "listen: {metrics: \"\"}\n" };
+        let more = own_ports(more);
         let text = format!("state: {home}/state\npolicies: {home}/policies\n{store}{listen}{more}");
         fs::write(&config, text)?;
         let agent = Self::start_program(binary, scratch, &["run", "--config", &config.to_string_lossy()])?;
@@ -180,6 +181,20 @@ impl Weir {
             // The embedded engine, a child of its, goes by itself; the group makes it sure.
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+/// A configuration by which the gate takes only connections of the ports that it names: those of other tests' servers, at
+/// work at the same time, are theirs.
+fn own_ports(config: &str) -> String {
+    let Some((_, rest)) = config.split_once("ports: {") else { return config.to_owned() };
+    let named = rest.split('}').next().unwrap_or_default();
+    let ports: Vec<&str> =
+        named.split(',').filter_map(|pair| pair.split(':').next()).map(str::trim).collect();
+    let ports = format!("gate: {{ports: [{}]", ports.join(", "));
+    match config.split_once("gate: {") {
+        Some((before, after)) => format!("{before}{ports}, {after}"),
+        None => format!("{config}\n{ports}}}\n"),
     }
 }
 

@@ -9,7 +9,7 @@ use lru::LruCache;
 
 use super::seen::{self, Seen};
 use super::window::Window;
-use super::{Quantifier, Subject, excepted, is_relation, matches};
+use super::{About, Quantifier, Subject, excepted, is_relation, matches};
 use crate::event::DataClass;
 use crate::policy::{Amount, Per, Policies, Policy, Rate};
 
@@ -95,13 +95,13 @@ impl Memory {
         }
         if !subject.statement_complete {
             for (_, policy) in unknown.candidates(subject) {
-                let known =
-                    policy.unusual.is_none() && matches(&policy.matching, subject, Quantifier::Any, true);
+                let known = policy.unusual.is_none()
+                    && matches(&policy.matching, subject, Quantifier::Any, About::All);
                 if !known
                     && !held.sure.contains(&policy.number)
-                    && matches(&policy.matching, subject, Quantifier::Any, false)
+                    && matches(&policy.matching, subject, Quantifier::Any, About::Session)
                     && super::scheduled(policy, subject)
-                    && !excepted(policy, subject)
+                    && !excepted(policy, subject, |_| true)
                     && self.holds(policy, subject, look, false)
                 {
                     held.maybe.push(policy.number);

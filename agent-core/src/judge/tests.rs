@@ -220,7 +220,7 @@ fn the_index_agrees_with_asking_every_rule() {
                     .collect();
                 let policies = Policies::load(&[Source { file: "t", text: &text }]).unwrap();
                 let policy = policies.iter().last().unwrap();
-                let expected = matches(&policy.matching, &subject, Quantifier::Any, true);
+                let expected = matches(&policy.matching, &subject, Quantifier::Any, About::All);
                 let verdict = judge(&policies, &subject);
                 assert_eq!(&*verdict.policy_rule == "wanted", expected, "{sql} {agent} {wanted}");
             }
@@ -241,4 +241,44 @@ fn a_rule_about_data_is_about_its_classes() {
     };
     assert!(kills(&told("card")) && kills(&told("bank_account")));
     assert!(!kills(&told("email")) && !kills(&[]));
+}
+
+#[test]
+fn all_rules_that_mask_hold_together_whatever_the_text_tells_of_the_data() {
+    let files = [
+        rule("block", "enforce", "{statement: {effects: [delete]}}", "block", ""),
+        rule("cards", "enforce", "{data: {classes: [card]}}", "mask", ""),
+        rule("only-agents", "enforce", "{actor: {ai_agent: any}}", "mask", ""),
+        rule(
+            "orders",
+            "enforce",
+            "{relations: [{name: orders}]}",
+            "mask",
+            "  except: [{data: {classes: [email]}}]\n",
+        ),
+        rule("watch", "monitor", "{}", "mask", ""),
+        rule("not-joe", "enforce", "{}", "mask", "  except: [{actor: {principal: [joe@example.com]}}]\n"),
+    ]
+    .concat();
+    let policies = Policies::load(&[Source { file: "test.yaml", text: &files }]).unwrap();
+    assert!(policies.may_mask("postgresql") && policies.needs_gate());
+    let named = |sql: &str, agent: &str, complete: bool| {
+        let analysis = analyze(Dialect::Postgresql, sql.as_bytes());
+        let subject = Subject { statement_complete: complete, ..subject(&analysis, agent) };
+        masks(&policies, &subject).into_iter().map(|policy| policy.name.to_string()).collect::<Vec<_>>()
+    };
+    // The names of columns may be anybody's: what the answer has is not known yet.
+    assert_eq!(named("select * from users", "", true), ["cards"]);
+    assert_eq!(named("select * from orders", "claude-code", true), ["cards", "only-agents", "orders"]);
+    assert_eq!(named("delete from orders returning *", "", true), ["cards", "orders"]);
+    // What it does is not known: whatever may be about it is.
+    assert_eq!(named("select 1", "", false), ["cards", "orders"]);
+    let plan = |name: &str| {
+        let rules = policies.iter().filter(|policy| name.split(' ').any(|one| *policy.name == *one));
+        crate::mask::Plan::of(rules, &std::sync::Arc::default())
+    };
+    assert!(plan("none").is_none());
+    let cards = plan("cards").unwrap();
+    assert!(cards.takes("card") && !cards.takes("email"));
+    assert!(plan("cards orders").unwrap().takes("email"), "a rule that names no class takes every class");
 }

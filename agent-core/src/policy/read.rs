@@ -288,9 +288,10 @@ impl Reader<'_> {
         };
         let action = self.word(action_node, "spec.action", ACTIONS);
         if let Some(action) = action {
-            self.enforceable(action_node, action, mode, "spec.action");
             let remembers = rate.is_some() || unusual.is_some();
-            if mode == Mode::Enforce && remembers && matches!(action, Action::Block | Action::RequireApproval)
+            if mode == Mode::Enforce
+                && remembers
+                && matches!(action, Action::Block | Action::RequireApproval | Action::Mask)
             {
                 // The gate decides about one statement at a time, before it is known what others bring.
                 let name = action.name();
@@ -302,11 +303,8 @@ impl Reader<'_> {
                 );
             }
         }
-        let on_unknown = field(&fields, "onUnknown").and_then(|node| {
-            let action = self.word(node, "spec.onUnknown", ACTIONS)?;
-            self.enforceable(node, action, mode, "spec.onUnknown");
-            Some(action)
-        });
+        let on_unknown =
+            field(&fields, "onUnknown").and_then(|node| self.word(node, "spec.onUnknown", ACTIONS));
         let approval = self.approval(&fields, [action, on_unknown]);
         let message = field(&fields, "message").and_then(|node| self.text(node, "spec.message"));
         Some(Policy {
@@ -320,20 +318,13 @@ impl Reader<'_> {
             schedule,
             except,
             action: action?,
-            on_unknown: on_unknown.unwrap_or(Action::Alert),
+            on_unknown: on_unknown.unwrap_or(match action {
+                Some(Action::Mask) => Action::Mask,
+                _ => Action::Alert,
+            }),
             approval,
             message: message.unwrap_or_default().into(),
         })
-    }
-
-    fn enforceable(&mut self, node: &MarkedYaml<'_>, action: Action, mode: Mode, what: &str) {
-        if mode == Mode::Enforce && !action.is_enforceable() {
-            let name = action.name();
-            self.problem(
-                node,
-                format!("{what}: '{name}' cannot be enforced by this build; use 'kill' or 'alert', or mode 'monitor'"),
-            );
-        }
     }
 
     /// Predicates, and the fields among them that are `more`.

@@ -102,6 +102,8 @@ pub trait Requests: Send {
     fn text<'a>(&self, message: &'a [u8]) -> Option<(Option<&'a [u8]>, &'a [u8])>;
     /// Writes what is sent in place of a message, so that the server itself refuses.
     fn refuse(&self, message: &[u8], refusal: Refusal<'_>, out: &mut Vec<u8>);
+    /// True once the handshake's first messages, which are no requests, are behind it.
+    fn begun(&self) -> bool;
     /// What is known of the session.
     fn session(&self) -> &Session;
     /// Users and search paths that have been in force since the session began, beside those of [`Requests::session`]:

@@ -21,6 +21,7 @@ pub struct Catalog {
     relations: Vec<(Glob, Vec<Column>)>,
     columns: Vec<Column>,
     except: Vec<(Option<Glob>, Glob)>,
+    source: Option<Arc<(String, String)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -32,10 +33,16 @@ struct Column {
 const KEYS: &[&str] = &["kind", "metadata", "relations", "columns", "except"];
 
 impl Catalog {
+    /// The file that it was read from: its name and text. None of one that declares nothing.
+    pub fn source(&self) -> Option<&(String, String)> {
+        self.source.as_deref()
+    }
+
     /// Reads a catalogue; all its problems at once.
     pub fn read(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader { file, problems: Vec::new() };
-        let mut catalog = Self::default();
+        let source = Some(Arc::new((file.to_owned(), text.to_owned())));
+        let mut catalog = Self { source, ..Self::default() };
         match MarkedYaml::load_from_str(text) {
             Ok(documents) => documents.iter().for_each(|document| reader.document(document, &mut catalog)),
             Err(error) => {

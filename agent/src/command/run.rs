@@ -99,6 +99,8 @@ impl Args {
         let counted = Arc::clone(&metrics);
         gate.watch(move |done| counted.kill(done));
         gate.approvals = Some(Arc::clone(&approvals));
+        gate.settings.ports.clone_from(&config.gate.ports);
+        gate.settings.catalog = Arc::clone(&pipeline.recorder.catalog);
         gate.settings.closed = config.gate.fail == "closed";
         gate.settings.held_bytes = crate::config::bytes(&config.gate.held_bytes).unwrap_or(64 << 20);
         let ports = config

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use agent_common::gate::{Framing, Shared, Tally, lane as state};
+use agent_common::gate::{ANSWERS, Framing, Shared, Tally, lane as state};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, SockHash};
 use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
 use aya::{Ebpf, EbpfLoader};
@@ -21,6 +21,8 @@ pub const LANES: u32 = 4096;
 pub struct Guard {
     _ebpf: Ebpf,
     guarded: SockHash<MapData, u64>,
+    /// Kept open: the kernel side of what is enrolled does not need it to be, the next connections do.
+    _answered: SockHash<MapData, u64>,
     free: Queue<MapData, u32>,
     ports: HashMap<MapData, u16, u32>,
     gated: HashMap<MapData, u64, u32>,
@@ -83,8 +85,11 @@ impl Guard {
     /// Loads and attaches everything; nothing is enrolled before [`Guard::arm`] and [`Guard::enrol_port`].
     pub fn attach(framings: &[Framing], shared: Shared) -> Result<Self, CaptureError> {
         let mut loader = EbpfLoader::new();
-        for name in ["GUARDED", "SHIMS", "SERVES", "GATED", "LANES", "BUFFERS", "FREE", "HELLO"] {
+        for name in ["GUARDED", "ANSWERED", "GATED", "LANES", "BUFFERS", "FREE", "HELLO"] {
             loader.map_max_entries(name, LANES);
+        }
+        for name in ["SHIMS", "SERVES"] {
+            loader.map_max_entries(name, 3 * LANES);
         }
         let mut ebpf = loader.load(OBJECT)?;
         let mut parts = Vec::new();
@@ -106,6 +111,7 @@ impl Guard {
             stored.set(index, framing, 0)?;
         }
         let guarded: SockHash<_, u64> = SockHash::try_from(map("GUARDED")?)?;
+        let answered: SockHash<_, u64> = SockHash::try_from(map("ANSWERED")?)?;
         let shims: SockHash<_, u64> = SockHash::try_from(map("SHIMS")?)?;
         let free = Queue::try_from(map("FREE")?)?;
         let ports = HashMap::try_from(map("PORTS")?)?;
@@ -126,6 +132,13 @@ impl Guard {
             program.attach(shims.fd()).map_err(refused)?;
         }
         {
+            let name = "weir_answer";
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            let program: &mut SkMsg = typed(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.attach(answered.fd()).map_err(refused)?;
+        }
+        {
             let name = "weir_enrol";
             let refused = |source| CaptureError::Program { name, source: Box::new(source) };
             let path = cgroup2()?;
@@ -134,7 +147,18 @@ impl Guard {
             program.load().map_err(refused)?;
             program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
         }
-        Ok(Self { _ebpf: ebpf, guarded, free, ports, gated, tally, shared: page, lanes, parts })
+        Ok(Self {
+            _ebpf: ebpf,
+            guarded,
+            _answered: answered,
+            free,
+            ports,
+            gated,
+            tally,
+            shared: page,
+            lanes,
+            parts,
+        })
     }
 
     /// What the shim is given.
@@ -152,9 +176,10 @@ impl Guard {
         &self.lanes
     }
 
-    /// From now on connections to this port are enrolled.
-    pub fn enrol_port(&mut self, port: u16, framing: u32) {
-        if let Err(error) = self.ports.insert(port, framing, 0) {
+    /// From now on connections to this port are enrolled, with what the server sends where `answers`.
+    pub fn enrol_port(&mut self, port: u16, framing: u32, answers: bool) {
+        let served = framing | if answers { ANSWERS } else { 0 };
+        if let Err(error) = self.ports.insert(port, served, 0) {
             tracing::warn!(%error, port, "the gate cannot watch this port");
         }
     }
@@ -216,6 +241,7 @@ impl Guard {
                 sum.odd += one.odd;
                 sum.new += one.new;
                 sum.unnamed += one.unnamed;
+                sum.answers += one.answers;
             }
         }
         sum

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_common::gate::{HELLO_MAX, Known, Name, Shared, lane as state};
-use agent_core::policy::{Policies, Source};
+use agent_core::policy::{Policies, Problem, Source};
 use agent_core::protocol::PROTOCOLS;
 use agent_core::sensitive::Catalog;
 use agent_core::sql::{Text, Texts};
@@ -19,13 +19,14 @@ use aya::maps::{Array, HashMap as BpfMap, Map, MapData};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::guard::Part;
-use super::lanes::{Lanes, Page};
+use super::lanes::{LaneRef, Lanes, Page};
 use super::message::{self, now_ns};
 use super::talk::{News, Order, Who};
 use crate::pipeline::record::Ids;
 
 mod pool; // the shim's sockets
 mod session; // one connection: bytes in, bytes and decisions out
+mod answers; // what its server sends: bytes in, masked bytes out
 
 use pool::Pool;
 use session::{Session, Turn};
@@ -40,6 +41,8 @@ const NEWS_MAX: usize = 4096;
 const DRAIN: Duration = Duration::from_secs(1);
 /// The agent's socket among the lanes of an epoll event.
 const AGENT: u64 = u64::MAX;
+/// Added to a lane: the socket of its answers.
+const ANSWERS: u64 = 1 << 32;
 /// How soon what could not be sent is sent again.
 const AGAIN: Duration = Duration::from_micros(500);
 
@@ -55,7 +58,7 @@ pub(super) struct Desk {
     untold: u64,
     pub(super) draining: bool,
     pub(super) ids: Ids,
-    pub(super) catalog: Catalog,
+    pub(super) catalog: Arc<Catalog>,
     pub(super) closed: bool,
 }
 
@@ -106,11 +109,12 @@ impl KnownTexts {
         let _ = self.names.insert(name, hash, 0);
     }
 
-    /// What a name stands for.
-    pub(super) fn named(&self, name: &Name) -> agent_core::protocol::inline::Named {
+    /// What a name stands for. `given`: hash of the text that it was given to last by what was read.
+    pub(super) fn named(&self, name: &Name, given: Option<u64>) -> agent_core::protocol::inline::Named {
         use agent_core::protocol::inline::Named;
         match self.names.get(name, 0) {
             Err(_) | Ok(0) => Named::Unseen,
+            Ok(hash) if given == Some(hash) => Named::Unseen,
             Ok(hash) => self.texts.get(&hash).map_or(Named::Lost, |text| Named::Text(Arc::clone(text))),
         }
     }
@@ -154,7 +158,8 @@ pub struct Holder {
 impl Holder {
     /// `parts`: see [`Part`]. `agent`: where orders come from and news go to. `closed`: without it nothing passes that is
     /// held.
-    pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>, closed: bool) -> anyhow::Result<Self> {
+    /// `answers`: what servers send goes through it too.
+    pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>, closed: bool, answers: bool) -> anyhow::Result<Self> {
         let run = std::process::id().wrapping_mul(0x9e37_79b9) ^ now_ns() as u32;
         let mut parts: Vec<Option<OwnedFd>> = parts.into_iter().map(Some).collect();
         anyhow::ensure!(parts.len() == Part::ALL.len(), "the agent sent {} maps", parts.len());
@@ -175,6 +180,7 @@ impl Holder {
             data(take(Part::Serves)?)?,
             data(take(Part::Free)?)?,
             lanes.count(),
+            answers,
         )?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&agent, EpollEvent::new(EpollFlags::EPOLLIN, AGENT))?;
@@ -205,7 +211,7 @@ impl Holder {
                 untold: 0,
                 draining: false,
                 ids: Ids::new(run),
-                catalog: Catalog::default(),
+                catalog: Arc::default(),
                 closed,
             },
             scratch: vec![0; 256 * 1024].into(),
@@ -227,7 +233,10 @@ impl Holder {
             }
             self.used = index + 1;
             match lane.word() {
-                // Nothing has come yet.
+                _ if lane.answering() != 0 => {
+                    self.lost.insert(index);
+                }
+                // Nothing has come yet, or all that came is dealt with.
                 1 => {}
                 word if word & 1 != 0 => {
                     self.lost.insert(index);
@@ -274,19 +283,28 @@ impl Holder {
                 Err(error) => return Err(error.into()),
             };
             for event in &events[..count] {
-                if event.data() != AGENT {
-                    self.read(event.data() as usize);
-                } else if !self.listen() {
-                    return Ok(());
+                match event.data() {
+                    AGENT if !self.listen() => return Ok(()),
+                    AGENT => {}
+                    lane if lane & ANSWERS != 0 => self.read_answers((lane & !ANSWERS) as usize),
+                    lane => self.read(lane as usize),
                 }
             }
             self.due();
             if let Some(since) = self.orphaned {
                 self.desk.news.clear();
                 let waits = self.sessions.iter().flatten().any(|session| session.waits());
-                let here = (0..self.pool.len())
-                    .any(|index| self.lanes.get(index).is_some_and(|lane| lane.state() == state::OPEN));
-                let over = if self.desk.closed { !here } else { !waits || since.elapsed() > DRAIN };
+                let open = |wanted: fn(LaneRef<'_>) -> bool| {
+                    let lanes = (0..self.pool.len()).filter_map(|index| self.lanes.get(index));
+                    lanes.filter(|lane| lane.state() == state::OPEN).any(wanted)
+                };
+                // Answers that come through here are not cut off.
+                let answers = open(|lane| lane.answers() != 0);
+                let over = if self.desk.closed {
+                    !open(|_| true)
+                } else {
+                    !answers && (!waits || since.elapsed() > DRAIN)
+                };
                 if over {
                     self.clean();
                     return Ok(());
@@ -310,20 +328,20 @@ impl Holder {
                 if let Some(socket) = self.pool.socket(lane) {
                     self.epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, lane as u64))?;
                 }
+                self.watch_answers(lane)?;
             }
         }
         Ok(())
     }
 
-    /// Reads what a lane holds, and does what is to be done about it.
-    fn read(&mut self, index: usize) {
-        let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
-        let Some(slot) = self.sessions.get_mut(index) else { return };
-        if self.lost.contains(&index) {
-            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-            let _ = nix::sys::socket::recv(socket.as_raw_fd(), &mut self.scratch, flags);
-            return;
-        }
+    fn watch_answers(&self, lane: usize) -> io::Result<()> {
+        let Some(socket) = self.pool.answers(lane) else { return Ok(()) };
+        Ok(self.epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, lane as u64 | ANSWERS))?)
+    }
+
+    /// The session of a lane, made where its connection is new.
+    fn session(&mut self, index: usize) -> Option<&mut Session> {
+        let (lane, slot) = (self.lanes.get(index)?, self.sessions.get_mut(index)?);
         let cookie = lane.cookie();
         if slot.as_ref().is_none_or(|session| session.cookie() != cookie) {
             let entry = PROTOCOLS.iter().filter(|entry| entry.inline.is_some()).nth(lane.framing() as usize);
@@ -331,7 +349,38 @@ impl Holder {
             let hello = hello.get(..lane.hello() as usize).unwrap_or_default();
             *slot = entry.and_then(|entry| Session::new(cookie, entry, hello, lane)).map(Box::new);
         }
-        let Some(session) = slot else { return };
+        slot.as_deref_mut()
+    }
+
+    /// Reads what a server has sent, if what it sent before is gone.
+    fn read_answers(&mut self, index: usize) {
+        if self.lost.contains(&index) || self.session(index).is_none() {
+            if let Some(socket) = self.pool.answers(index) {
+                let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+                let _ = nix::sys::socket::recv(socket.as_raw_fd(), &mut self.scratch, flags);
+            }
+            return;
+        }
+        let Some(socket) = self.pool.answers(index) else { return };
+        if let Some(Some(session)) = self.sessions.get_mut(index) {
+            session.read_answers(socket, &mut self.scratch, &mut self.desk);
+        }
+        self.turn(index);
+    }
+
+    /// Reads what a lane holds, and does what is to be done about it.
+    fn read(&mut self, index: usize) {
+        let Some(socket) = self.pool.socket(index) else { return };
+        if self.lost.contains(&index) {
+            let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+            let _ = nix::sys::socket::recv(socket.as_raw_fd(), &mut self.scratch, flags);
+            return;
+        }
+        if self.session(index).is_none() {
+            return;
+        }
+        let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
+        let Some(Some(session)) = self.sessions.get_mut(index) else { return };
         // Level-triggered: what is left behind comes again.
         for _ in 0..4 {
             match nix::sys::socket::recv(
@@ -355,7 +404,17 @@ impl Holder {
     fn turn(&mut self, index: usize) {
         let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
         let Some(Some(session)) = self.sessions.get_mut(index) else { return };
-        match session.turn(lane, socket, &mut self.desk) {
+        let answers = self.pool.answers(index);
+        let turn = session.turn(lane, socket, answers, &mut self.desk);
+        if let Some(answers) = answers
+            && let Some(reads) = session.reads()
+        {
+            // What is not wanted yet waits in the kernel, and its server with it.
+            let flags = if reads { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+            let mut event = EpollEvent::new(flags, index as u64 | ANSWERS);
+            let _ = self.epoll.modify(answers, &mut event);
+        }
+        match turn {
             Turn::Done => {}
             Turn::Again => self.later.push(Later(std::cmp::Reverse(Instant::now() + AGAIN), index)),
             Turn::At(when) => self.later.push(Later(std::cmp::Reverse(when), index)),
@@ -397,9 +456,12 @@ impl Holder {
     fn clean(&mut self) {
         for index in 0..self.pool.len() {
             let Some(lane) = self.lanes.get(index) else { break };
-            if self.desk.draining && lane.state() == state::OPEN {
+            if lane.state() == state::OPEN && lane.answers() != 0 {
+                self.settle(index);
+            } else if self.desk.draining && lane.state() == state::OPEN {
                 let _ = lane.release(0, true) || lane.set_passes();
             }
+            let Some(lane) = self.lanes.get(index) else { break };
             if lane.state() != state::CLOSED {
                 continue;
             }
@@ -413,6 +475,18 @@ impl Holder {
                 .is_ok_and(|count| count > 0)
                 {}
             }
+            if let Some(answers) = self.pool.answers(index) {
+                let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+                while nix::sys::socket::recv(answers.as_raw_fd(), &mut self.scratch, flags)
+                    .is_ok_and(|count| count > 0)
+                {}
+                if self.pool.flows(index) {
+                    // The next connection of this lane must not get them: the next beat looks again.
+                    continue;
+                }
+                let mut event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64 | ANSWERS);
+                let _ = self.epoll.modify(answers, &mut event);
+            }
             if let Some(mut session) = self.sessions.get_mut(index).and_then(Option::take) {
                 session.gone(&mut self.desk);
                 self.desk.who.remove(&session.cookie());
@@ -423,6 +497,26 @@ impl Holder {
         }
     }
 
+    /// Lets the answers of a session go straight to its client, where nobody is to mask them any more and nothing of them
+    /// is on its way.
+    fn settle(&mut self, index: usize) {
+        let (Some(lane), Some(slot)) = (self.lanes.get(index), self.sessions.get_mut(index)) else { return };
+        let mut session = slot.as_mut().filter(|session| session.cookie() == lane.cookie());
+        if self.pool.flows(index)
+            || session.as_ref().map_or(!self.desk.draining, |s| !s.may_settle(&self.desk))
+        {
+            return;
+        }
+        // The server answers only what this thread forwards, so nothing can have come in between.
+        lane.set_answers(0);
+        match &mut session {
+            Some(session) => session.settle(lane, &self.desk),
+            // Nothing was asked yet.
+            None => drop(lane.release(0, true)),
+        }
+        self.turn(index);
+    }
+
     /// Takes the agent's orders; false once it is gone.
     fn listen(&mut self) -> bool {
         // One that hangs up in the middle of a word is gone too.
@@ -430,11 +524,15 @@ impl Holder {
             return false;
         };
         match order {
-            Order::Policies { generation } => {
+            Order::Policies { generation, answers } => {
+                if answers {
+                    self.take_answers();
+                }
                 let read = fds.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
-                match read.and_then(policies) {
-                    Ok(policies) => {
+                match read.and_then(rules) {
+                    Ok((policies, catalog)) => {
                         self.desk.policies = Arc::new(policies);
+                        self.desk.catalog = Arc::new(catalog);
                         self.desk.generation = generation;
                         self.reclass();
                     }
@@ -456,6 +554,17 @@ impl Holder {
             }
         }
         true
+    }
+
+    fn take_answers(&mut self) {
+        let made =
+            self.pool.through().and_then(|mut lanes| lanes.try_for_each(|lane| self.watch_answers(lane)));
+        match made {
+            Ok(()) => self.desk.tell(News::Answers),
+            Err(error) => {
+                tracing::error!(%error, "answers cannot go through the shim: they cannot be masked")
+            }
+        }
     }
 
     fn reclass(&mut self) {
@@ -493,15 +602,18 @@ impl Holder {
     }
 }
 
-/// Rules as the agent sent them.
-fn policies(fd: OwnedFd) -> io::Result<Policies> {
+/// Rules and the catalogue, as the agent sent them.
+fn rules(fd: OwnedFd) -> io::Result<(Policies, Catalog)> {
+    type Told = (Vec<(String, String)>, Option<(String, String)>);
     let mut file = File::from(fd);
     let mut json = String::new();
     file.rewind()?;
     file.read_to_string(&mut json)?;
-    let texts: Vec<(String, String)> = serde_json::from_str(&json)?;
+    let (texts, catalog): Told = serde_json::from_str(&json)?;
     let sources: Vec<_> = texts.iter().map(|(file, text)| Source { file, text }).collect();
-    Policies::load(&sources).map_err(|problems| {
+    let said = |problems: Vec<Problem>| {
         io::Error::other(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    })
+    };
+    let catalog = catalog.map_or_else(|| Ok(Catalog::default()), |(file, text)| Catalog::read(&file, &text));
+    Ok((Policies::load(&sources).map_err(said)?, catalog.map_err(said)?))
 }

@@ -10,6 +10,7 @@ use agent_common::gate::{Framing, Shared, Tally, act, lane as state};
 use agent_core::policy::Policies;
 use agent_core::protocol::inline::Act;
 use agent_core::protocol::{Entry, PROTOCOLS};
+use agent_core::sensitive::Catalog;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::guard::Guard;
@@ -30,7 +31,7 @@ const DECISIONS_MAX: usize = 4096;
 const UNCLAIMED: Duration = Duration::from_secs(10);
 
 /// How statements are held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Where nobody can say that a statement may pass: it does not.
     pub closed: bool,
@@ -38,11 +39,15 @@ pub struct Settings {
     pub held_bytes: u64,
     /// Switched off by the operator.
     pub off: bool,
+    /// Ports of servers whose connections go through the gate; empty: of every database that rules are about.
+    pub ports: Vec<u16>,
+    /// Declared columns.
+    pub catalog: Arc<Catalog>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { closed: false, held_bytes: 64 << 20, off: false }
+        Self { closed: false, held_bytes: 64 << 20, off: false, ports: Vec::new(), catalog: Arc::default() }
     }
 }
 
@@ -53,8 +58,16 @@ pub struct Inline {
     /// When it was handed over.
     since: Instant,
     policies: Arc<Policies>,
+    catalog: Arc<Catalog>,
     generation: u32,
-    ports: HashMap<u16, u32>,
+    /// Which framing, and whether answers go through the shim.
+    ports: HashMap<u16, (&'static Entry, bool)>,
+    /// See [`Settings::ports`].
+    only: Vec<u16>,
+    /// Ports whose servers cannot have their statements held.
+    unheld: HashSet<u16>,
+    /// The shim takes answers.
+    answers: bool,
     who: HashMap<u64, Who>,
     decisions: HashMap<u64, VecDeque<(Instant, Decision)>>,
     news: VecDeque<News>,
@@ -91,7 +104,7 @@ fn framings() -> Vec<Framing> {
 
 impl Inline {
     /// Loads and attaches the kernel side; nothing is held before the shim has it too.
-    pub fn start(settings: &Settings) -> Result<Self, CaptureError> {
+    pub fn start(settings: &Settings, policies: &Arc<Policies>) -> Result<Self, CaptureError> {
         let shared = Shared {
             armed: 0,
             closed: u32::from(settings.closed),
@@ -104,9 +117,13 @@ impl Inline {
             guard: Guard::attach(&framings(), shared)?,
             link: None,
             since: Instant::now(),
-            policies: Arc::default(),
-            generation: 0,
+            policies: Arc::clone(policies),
+            catalog: Arc::clone(&settings.catalog),
+            generation: 1,
             ports: HashMap::new(),
+            only: settings.ports.clone(),
+            unheld: HashSet::new(),
+            answers: false,
             who: HashMap::new(),
             decisions: HashMap::new(),
             news: VecDeque::new(),
@@ -120,7 +137,8 @@ impl Inline {
     pub(super) fn hand_over(&mut self, shim: BorrowedFd<'_>, closed: bool) -> io::Result<()> {
         let (own, its) = message::pair()?;
         let fds: Vec<RawFd> = std::iter::once(its.as_raw_fd()).chain(self.guard.parts()).collect();
-        message::send_all(shim, &Request::Hold { closed }, &fds)?;
+        let answers = self.wants_answers();
+        message::send_all(shim, &Request::Hold { closed, answers }, &fds)?;
         self.link = Some(own);
         self.since = Instant::now();
         self.guard.shared().beat(0);
@@ -135,34 +153,68 @@ impl Inline {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.take_answers(answers);
         self.guard.shared().armed(true);
         Ok(())
     }
 
+    fn wants_answers(&self) -> bool {
+        entries().any(|entry| entry.mask.is_some() && self.policies.may_mask(entry.name))
+    }
+
+    /// The shim takes answers, or not any more: which ports' new connections send theirs through it.
+    pub(super) fn take_answers(&mut self, taken: bool) {
+        self.answers = taken;
+        let ports: Vec<_> = self.ports.iter().map(|(port, (entry, _))| (*port, *entry)).collect();
+        for (port, entry) in ports {
+            self.enrol_port(port, entry);
+        }
+    }
+
+    fn enrol_port(&mut self, port: u16, entry: &'static Entry) {
+        let Some(framing) = entries().position(|other| other.name == entry.name) else { return };
+        let answers = self.answers && entry.mask.is_some() && self.policies.may_mask(entry.name);
+        if self.ports.insert(port, (entry, answers)).is_none_or(|(_, before)| before != answers) {
+            self.guard.enrol_port(port, framing as u32, answers);
+        }
+    }
+
     /// Puts rules in force, and watches the ports of databases that they are about.
     pub(super) fn follow(&mut self, policies: &Arc<Policies>, ports: &HashMap<u16, &'static str>) {
-        let configured = ports.iter().map(|(port, name)| (*port, *name));
-        let usual = entries().map(|entry| (entry.port, entry.name));
-        for (port, name) in usual.chain(configured) {
-            self.watch_port(port, name, policies);
-        }
         if !Arc::ptr_eq(policies, &self.policies) {
             self.policies = Arc::clone(policies);
             self.generation += 1;
             if let Err(error) = self.tell_policies() {
                 tracing::error!(%error, "the shim did not get the new rules");
             }
+            // Where they want answers that the shim does not take yet, it says when it does.
+            self.take_answers(self.answers && self.wants_answers());
         }
+        let configured = ports.iter().map(|(port, name)| (*port, *name));
+        let usual = entries().map(|entry| (entry.port, entry.name));
+        for (port, name) in usual.chain(configured) {
+            self.watch_port(port, name, policies);
+        }
+    }
+
+    /// True where it is to be looked at whether a port's connections can go through the gate.
+    pub fn wants_port(&self, port: u16, name: &str, policies: &Policies) -> bool {
+        let left = self.unheld.contains(&port) || !self.only.is_empty() && !self.only.contains(&port);
+        !self.ports.contains_key(&port) && !left && policies.may_hold(name)
+    }
+
+    /// Connections to this port are left alone.
+    pub fn leave_port(&mut self, port: u16) {
+        self.unheld.insert(port);
     }
 
     /// New connections to this port go through the gate, where a rule may hold statements of this database.
     pub fn watch_port(&mut self, port: u16, name: &str, policies: &Policies) {
-        if self.ports.contains_key(&port) || !policies.may_hold(name) {
+        if !self.wants_port(port, name, policies) {
             return;
         }
-        let Some(framing) = entries().position(|entry| entry.name == name) else { return };
-        self.guard.enrol_port(port, framing as u32);
-        self.ports.insert(port, framing as u32);
+        let Some(entry) = entries().find(|entry| entry.name == name) else { return };
+        self.enrol_port(port, entry);
     }
 
     /// Holds what a connection sends that is open already: the server's process has its socket. `key`: the cookie that it
@@ -215,14 +267,15 @@ impl Inline {
         let Some(link) = &self.link else { return Ok(()) };
         let fd = memfd_create(c"weir-policies", MFdFlags::MFD_CLOEXEC)?;
         let mut file = std::fs::File::from(fd);
-        file.write_all(&serde_json::to_vec(self.policies.sources())?)?;
-        let order = Order::Policies { generation: self.generation };
+        file.write_all(&serde_json::to_vec(&(self.policies.sources(), self.catalog.source()))?)?;
+        let order = Order::Policies { generation: self.generation, answers: self.wants_answers() };
         message::send(link.as_fd(), &order, Some(file.as_raw_fd()))
     }
 
     /// Reads what the shim tells; false where it is gone or hangs.
     pub(super) fn poll(&mut self) -> bool {
         let Some(link) = &self.link else { return false };
+        let mut answers = false;
         while message::readable(link.as_fd(), Duration::ZERO).unwrap_or(false) {
             match message::receive::<News>(link.as_fd()) {
                 Ok(Some((News::Decided(decision), _))) => {
@@ -231,6 +284,7 @@ impl Inline {
                         waiting.push_back((Instant::now(), decision));
                     }
                 }
+                Ok(Some((News::Answers, _))) => answers = true,
                 Ok(Some((news, _))) => {
                     if let News::Ask { id, .. } = &news {
                         self.asked.insert(*id);
@@ -239,6 +293,9 @@ impl Inline {
                 }
                 Ok(None) | Err(_) => return false,
             }
+        }
+        if answers {
+            self.take_answers(true);
         }
         let pulse = self.guard.shared().pulse();
         now_ns().saturating_sub(pulse) < PATIENCE.as_nanos() as u64 || self.since.elapsed() < PATIENCE
@@ -290,8 +347,8 @@ impl Inline {
     /// Cookies of the connections whose bytes were with a shim that is gone.
     pub(super) fn stranded(&self) -> Vec<u64> {
         let lanes = (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
-        let held =
-            lanes.filter(|lane| lane.state() == state::OPEN && lane.word() & 1 != 0 && lane.word() > 1);
+        let lost = |lane: &LaneRef<'_>| lane.word() & 1 != 0 && lane.word() > 1 || lane.answering() != 0;
+        let held = lanes.filter(|lane| lane.state() == state::OPEN && lost(lane));
         held.map(LaneRef::cookie).collect()
     }
 
@@ -321,13 +378,15 @@ impl Inline {
         let told = self.tell(&Order::Drain).is_ok();
         let lanes = || (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
         let open = || lanes().filter(|lane| lane.state() == state::OPEN);
-        while told && begin.elapsed() < DRAIN && open().any(|lane| lane.word() & 1 != 0 && lane.word() > 1) {
+        let busy = |lane: LaneRef<'_>| lane.word() & 1 != 0 && lane.word() > 1 || lane.answers() != 0;
+        while told && begin.elapsed() < DRAIN && open().any(busy) {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.guard.shared().armed(false);
         // A socket that leaves the map loses what its server has not read yet. So none leaves: what is open passes
         // for good, and the kernel forgets it when it closes.
-        for lane in open() {
+        // The shim itself lets those go whose answers are still on their way through it.
+        for lane in open().filter(|lane| lane.answers() == 0) {
             // Nothing is held, or nothing has come yet.
             let _ = lane.set_passes() || lane.release(0, true);
         }

@@ -163,6 +163,10 @@ impl LaneRef<'_> {
         late set_late late: AtomicU32 = u32;
         /// See [`Lane::overflow`].
         overflow set_overflow overflow: AtomicU32 = u32;
+        /// See [`Lane::answers`].
+        answers set_answers answers: AtomicU32 = u32;
+        /// See [`Lane::answering`].
+        answering set_answering answering: AtomicU32 = u32;
     }
 
     /// Opens the fast way again, for good where `passes`, if exactly `forwarded` bytes have come to the shim since it was
@@ -171,6 +175,16 @@ impl LaneRef<'_> {
         let open = if passes { PASSES } else { 0 };
         let word = word!(AtomicU64, (*self.at).word);
         word.compare_exchange(forwarded << 1 | 1, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Counts anew while the fast way stays closed, if exactly `forwarded` bytes have come to the shim.
+    pub fn rest(self, forwarded: u64) -> bool {
+        let word = word!(AtomicU64, (*self.at).word);
+        let rests = word.compare_exchange(forwarded << 1 | 1, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if rests {
+            self.set_forwarded(0);
+        }
+        rests
     }
 
     /// Begins for a connection that was open before: all that it sends from now on is held.

@@ -31,6 +31,8 @@ pub enum Request {
     Hold {
         /// Whether nothing passes where nobody can say that it may.
         closed: bool,
+        /// Whether answers go through it too.
+        answers: bool,
     },
 }
 

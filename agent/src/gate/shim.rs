@@ -51,9 +51,9 @@ fn converse(caller: &std::os::fd::OwnedFd, pid: u32) -> io::Result<()> {
         let mut fds = fds.into_iter();
         let request = match request {
             Request::Kill(kill) => kill,
-            Request::Hold { closed } => {
+            Request::Hold { closed, answers } => {
                 let Some(agent) = fds.next() else { continue };
-                match Holder::new(agent, fds.collect(), closed) {
+                match Holder::new(agent, fds.collect(), closed, answers) {
                     Ok(holder) => {
                         let run = move || {
                             if let Err(error) = holder.run() {

@@ -10,10 +10,12 @@ pub const SHOWN_MAX: usize = 2048;
 /// What the agent tells the shim.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Rules, one JSON list of (file, text) in the file that comes along.
+    /// Rules, as JSON in the file that comes along: a list of (file, text), then the catalogue's (file, text) or null.
     Policies {
         /// Grows with each.
         generation: u32,
+        /// Answers have to go through the shim.
+        answers: bool,
     },
     /// Who a session is.
     Who(Box<Who>),
@@ -83,6 +85,24 @@ pub enum News {
         /// `tls`, `gss`, `unknown`.
         cause: String,
     },
+    /// Values were masked in what a session's server sent.
+    Masked {
+        /// Cookie of the server's socket.
+        cookie: u64,
+        /// The rules that wanted that, their names joined by commas.
+        rules: String,
+        /// Classes, and in how many rows.
+        classes: Vec<(String, u64)>,
+    },
+    /// What a session's server sent could not be masked: nothing more of it reaches the client, the session is over.
+    Unmasked {
+        /// Cookie of the server's socket.
+        cookie: u64,
+        /// Why.
+        cause: String,
+    },
+    /// New connections' answers may go through the shim from now on.
+    Answers,
     /// Decisions were not told because the agent did not listen.
     Untold(u64),
     /// Everything is let go.
@@ -129,6 +149,8 @@ pub struct Approval {
 pub enum Told {
     /// Refused by a rule.
     Blocked,
+    /// It goes on, and its answer is masked.
+    Masked,
     /// Held, and somebody let it go on.
     Approved,
     /// Held, and nobody did.
@@ -140,6 +162,7 @@ impl Decision {
     pub fn disposition(&self) -> Disposition {
         match self.disposition {
             Told::Blocked => Disposition::Blocked,
+            Told::Masked => Disposition::Masked,
             Told::Approved => Disposition::Approved,
             Told::Denied => Disposition::Denied,
         }

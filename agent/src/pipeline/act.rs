@@ -167,7 +167,7 @@ impl FlowSink<'_> {
     pub(super) fn held(&mut self, statement: &Statement, verdict: &mut Option<Verdict>) -> Option<Decision> {
         let holds = |verdict: &Verdict| {
             verdict.policy_mode == Some(Mode::Enforce)
-                && matches!(verdict.action, Action::RequireApproval | Action::Block)
+                && matches!(verdict.action, Action::RequireApproval | Action::Block | Action::Mask)
         };
         let expected = verdict.as_ref().is_some_and(holds);
         let text = statement.text.as_ref()?;

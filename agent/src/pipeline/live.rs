@@ -522,7 +522,10 @@ impl Driver {
             if (wishes.session || wishes.detected)
                 && let Some(gate) = &mut self.gate
             {
-                held::introduce(gate, tap, &pipeline.policies);
+                let unheld = held::introduce(gate, tap, self.resolver.sockets(), &pipeline.policies);
+                if let Some(port) = unheld {
+                    held::tell_unheld(port, time, pipeline);
+                }
             }
         }
         if !begun && self.taps.get(&cookie).is_some_and(|tap| tap.flow.core().is_ended()) {

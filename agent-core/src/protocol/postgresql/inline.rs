@@ -258,6 +258,10 @@ impl Requests for Frontend {
         }
     }
 
+    fn begun(&self) -> bool {
+        self.started
+    }
+
     fn session(&self) -> &Session {
         &self.session
     }

@@ -200,4 +200,8 @@ impl Mask for Masker {
     fn masked(&mut self) -> Vec<Masked> {
         self.tally.take()
     }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.outgoing.is_between() && self.incoming.is_between()
+    }
 }

@@ -1,9 +1,11 @@
-//! The shim's sockets: one for each lane, both ends of connections that it has with itself.
+//! The shim's sockets: for each lane one that has what is held, and where answers go through the shim a connection for
+//! them. All are both ends of connections that it has with itself.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use agent_common::gate::{FROM_SHIM, TO_SHIM};
 use aya::maps::{HashMap, Map, MapData, Queue, SockHash};
 
 /// How many more sockets than connections there are.
@@ -14,19 +16,39 @@ const MORE: usize = 128;
 /// Sockets by lane.
 pub(super) struct Pool {
     sockets: Vec<OwnedFd>,
+    /// Empty where no answer goes through the shim.
+    answers: Vec<Answers>,
+    through: bool,
     shims: SockHash<MapData, u64>,
-    serves: HashMap<MapData, u32, u32>,
+    serves: HashMap<MapData, u32, u64>,
     free: Queue<MapData, u32>,
     most: usize,
 }
 
+/// The connection of a lane's answers.
+struct Answers {
+    /// The kernel side puts them in here.
+    into: OwnedFd,
+    /// The shim reads them here, and writes here what the client is to have.
+    from: OwnedFd,
+}
+
 impl Pool {
-    pub(super) fn new(shims: MapData, serves: MapData, free: MapData, most: usize) -> anyhow::Result<Self> {
+    /// `through`: answers go through the shim.
+    pub(super) fn new(
+        shims: MapData,
+        serves: MapData,
+        free: MapData,
+        most: usize,
+        through: bool,
+    ) -> anyhow::Result<Self> {
         let mut free = Queue::try_from(Map::Queue(free))?;
         // Lanes that another shim had prepared have its sockets.
         while free.pop(0).is_ok() {}
         Ok(Self {
             sockets: Vec::new(),
+            answers: Vec::new(),
+            through,
             shims: SockHash::try_from(Map::SockHash(shims))?,
             serves: HashMap::try_from(Map::HashMap(serves))?,
             free,
@@ -42,6 +64,31 @@ impl Pool {
         self.sockets.get(lane)
     }
 
+    /// Where a lane's answers come out.
+    pub(super) fn answers(&self, lane: usize) -> Option<&OwnedFd> {
+        self.answers.get(lane).map(|answers| &answers.from)
+    }
+
+    /// True where bytes are on their way between the two ends of a lane's answers.
+    pub(super) fn flows(&self, lane: usize) -> bool {
+        let Some(Answers { into, from }) = self.answers.get(lane) else { return false };
+        let count = |socket: &OwnedFd, request: libc::Ioctl| {
+            let mut count: libc::c_int = 0;
+            // SAFETY: both requests write one number.
+            let got = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) };
+            got == 0 && count > 0
+        };
+        count(into, libc::TIOCOUTQ) || peeks(from)
+    }
+
+    /// From now on answers go through the shim: lanes whose connection was missing, to be watched.
+    pub(super) fn through(&mut self) -> io::Result<std::ops::Range<usize>> {
+        self.through = true;
+        let from = self.answers.len();
+        self.complete()?;
+        Ok(from..self.answers.len())
+    }
+
     /// The lane may be used again.
     pub(super) fn free(&mut self, lane: usize) {
         if let Err(error) = self.free.push(lane as u32, 0) {
@@ -51,41 +98,82 @@ impl Pool {
 
     /// Makes more of them. `is_free`: a lane may be used by a new connection.
     pub(super) fn grow(&mut self, is_free: impl Fn(usize) -> bool) -> io::Result<()> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        let more = MORE.min(self.most - self.sockets.len()) / 2;
+        let first = self.sockets.len();
+        let more = MORE.min(self.most - first) / 2;
+        let pairs = Pairs::open()?;
         for _ in 0..more {
-            let near = TcpStream::connect(address)?;
-            let own = near.local_addr()?;
-            // Anybody may connect to a port of this host.
-            let far = loop {
-                let (far, peer) = listener.accept()?;
-                if peer == own {
-                    break far;
-                }
-            };
-            self.add(near, own, address, &is_free)?;
-            self.add(far, address, own, &is_free)?;
+            let (near, far) = pairs.next()?;
+            for (socket, ports) in [near, far] {
+                let lane = self.sockets.len() as u64;
+                self.enter(lane, &socket, ports)?;
+                self.sockets.push(socket);
+            }
+        }
+        self.complete()?;
+        for lane in (first..self.sockets.len()).filter(|lane| is_free(*lane)) {
+            self.free(lane);
         }
         Ok(())
     }
 
-    fn add(
-        &mut self,
-        stream: TcpStream,
-        own: SocketAddr,
-        other: SocketAddr,
-        is_free: &impl Fn(usize) -> bool,
-    ) -> io::Result<()> {
-        let lane = self.sockets.len();
-        let socket = OwnedFd::from(stream);
-        let ports = u32::from(own.port()) << 16 | u32::from(other.port());
-        self.serves.insert(ports, lane as u32, 0).map_err(io::Error::other)?;
-        self.shims.insert(lane as u64, socket.as_raw_fd(), 0).map_err(io::Error::other)?;
-        self.sockets.push(socket);
-        if is_free(lane) {
-            self.free(lane);
+    /// Makes the connections that are missing for answers.
+    fn complete(&mut self) -> io::Result<()> {
+        if !self.through || self.answers.len() == self.sockets.len() {
+            return Ok(());
+        }
+        let pairs = Pairs::open()?;
+        for lane in self.answers.len()..self.sockets.len() {
+            let ((into, _), (from, ports)) = pairs.next()?;
+            self.enter(lane as u64 | FROM_SHIM, &from, ports)?;
+            self.shims.insert(lane as u64 | TO_SHIM, into.as_raw_fd(), 0).map_err(io::Error::other)?;
+            self.answers.push(Answers { into, from });
         }
         Ok(())
+    }
+
+    /// What the shim sends on this socket goes where its place says.
+    fn enter(&mut self, place: u64, socket: &OwnedFd, ports: u32) -> io::Result<()> {
+        self.serves.insert(ports, place, 0).map_err(io::Error::other)?;
+        self.shims.insert(place, socket.as_raw_fd(), 0).map_err(io::Error::other)
+    }
+}
+
+fn peeks(socket: &OwnedFd) -> bool {
+    use nix::sys::socket::{MsgFlags, recv};
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    recv(socket.as_raw_fd(), &mut [0], flags).is_ok_and(|count| count > 0)
+}
+
+/// A socket, and its ports as the kernel side looks for them: its own in the upper half.
+type End = (OwnedFd, u32);
+
+/// Makes connections of this process with itself.
+struct Pairs {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Pairs {
+    fn open() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    fn next(&self) -> io::Result<(End, End)> {
+        let near = TcpStream::connect(self.address)?;
+        let own = near.local_addr()?;
+        // Anybody may connect to a port of this host.
+        let far = loop {
+            let (far, peer) = self.listener.accept()?;
+            if peer == own {
+                break far;
+            }
+        };
+        near.set_nodelay(true)?;
+        far.set_nodelay(true)?;
+        let ports =
+            |own: SocketAddr, other: SocketAddr| u32::from(own.port()) << 16 | u32::from(other.port());
+        Ok(((near.into(), ports(own, self.address)), (far.into(), ports(self.address, own))))
     }
 }

@@ -1,5 +1,6 @@
 //! One connection in the shim: held bytes -> messages -> judged -> forwarded, replaced, or kept until somebody decides.
 
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,8 +9,9 @@ use agent_common::gate::{Known, Name};
 use agent_common::shape;
 use agent_core::event::Disposition;
 use agent_core::exchange::Blindness;
-use agent_core::judge::{Subject, Verdict, judge};
-use agent_core::policy::{Action, Mode, OnTimeout};
+use agent_core::judge::{Subject, Verdict, judge, masks};
+use agent_core::mask::{self, Plan};
+use agent_core::policy::{Action, Mode, OnTimeout, Policy};
 use agent_core::protocol::inline::{Meaning, Refusal, Requests, Step};
 use agent_core::protocol::{Entry, Start};
 use agent_core::segment::Nanos;
@@ -20,12 +22,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::lanes::LaneRef;
 use super::super::talk::{Decision, News, SHOWN_MAX, Told, digest};
+use super::answers::{Answers, Masks};
 use super::{Class, Desk};
 
 /// How long a session's first statements wait for the agent to say who it is, where rules ask for that.
 const INTRODUCTION: Duration = Duration::from_millis(200);
 /// How much longer than its terms say an approval is waited for, before the shim decides alone.
 const GRACE: Duration = Duration::from_secs(5);
+/// Names that are remembered of one session.
+const GIVEN_MAX: usize = 4096;
 /// Most bytes that are sent at once.
 const PIECE: usize = 256 * 1024;
 
@@ -73,6 +78,16 @@ pub(super) struct Session {
     class: u32,
     held: Option<Held>,
     born: Instant,
+    /// Names that were given to texts which were read here: hash of the name, hash of the text.
+    given: HashMap<u64, u64>,
+    /// What its server sends, where that comes through here.
+    answers: Option<Answers>,
+    /// What is to be masked in the answers to what goes on.
+    masks: Option<Masks>,
+    /// What goes on is part of the handshake.
+    greeting: bool,
+    /// What its server sends is read.
+    reading: bool,
 }
 
 impl Session {
@@ -97,6 +112,11 @@ impl Session {
             class: 0,
             held: None,
             born: Instant::now(),
+            given: HashMap::new(),
+            answers: (lane.answers() != 0).then(|| mask::open(entry.name)).flatten().map(Answers::new),
+            masks: None,
+            greeting: false,
+            reading: true,
         })
     }
 
@@ -106,7 +126,7 @@ impl Session {
 
     /// Bytes have come.
     pub(super) fn take(&mut self, bytes: &[u8], lane: LaneRef<'_>) {
-        if self.taken == 0 {
+        if self.taken == 0 && self.answers.is_none() {
             // The rest of a message that began to pass before something else had to be held.
             self.pass = u64::from(lane.skip());
             self.forwarded = 0;
@@ -137,14 +157,40 @@ impl Session {
     }
 
     /// Deals with what is there.
-    pub(super) fn turn(&mut self, lane: LaneRef<'_>, socket: &OwnedFd, desk: &mut Desk) -> Turn {
+    pub(super) fn turn(
+        &mut self,
+        lane: LaneRef<'_>,
+        socket: &OwnedFd,
+        from_server: Option<&OwnedFd>,
+        desk: &mut Desk,
+    ) -> Turn {
+        let turn = self.deal(lane, socket, desk);
+        let Some(answers) = &mut self.answers else { return turn };
+        let flushed = from_server.is_none_or(|socket| answers.flush(socket));
+        lane.set_answering(u32::from(!answers.is_idle()));
+        match turn {
+            Turn::Done | Turn::At(_) if !flushed => Turn::Again,
+            turn => turn,
+        }
+    }
+
+    fn deal(&mut self, lane: LaneRef<'_>, socket: &OwnedFd, desk: &mut Desk) -> Turn {
         loop {
             while !self.out.is_empty() {
                 match forward(socket, &self.out) {
                     Some(0) => return Turn::Again,
-                    Some(sent) => drop(self.out.drain(..sent)),
+                    Some(sent) => {
+                        if let Some(answers) = &mut self.answers {
+                            answers.asked(&self.out[..sent], None, self.cookie, desk);
+                        }
+                        drop(self.out.drain(..sent));
+                    }
                     None => self.out.clear(),
                 }
+            }
+            if self.blind && self.answers.is_some() {
+                // Its answers go straight to the client first, see `settle`: nobody could tell which came first else.
+                return Turn::Done;
             }
             if self.blind || desk.draining && self.held.is_none() {
                 self.pass = self.pass.max(self.waiting().len() as u64);
@@ -158,6 +204,12 @@ impl Session {
                 match forward(socket, &self.waiting()[..count]) {
                     Some(0) => return Turn::Again,
                     Some(sent) => {
+                        if let Some(answers) = &mut self.answers
+                            && !self.greeting
+                        {
+                            let bytes = &self.buffer[self.start..self.start + sent];
+                            answers.asked(bytes, self.masks.as_ref(), self.cookie, desk);
+                        }
                         self.pass -= sent as u64;
                         self.consume(sent, lane);
                     }
@@ -181,6 +233,8 @@ impl Session {
             if self.waiting().is_empty() {
                 break;
             }
+            self.masks = None;
+            self.greeting = !self.reader.begun();
             match self.reader.next(&self.buffer[self.start..]) {
                 Step::Short => break,
                 Step::Pass(count) => self.pass = count,
@@ -192,7 +246,7 @@ impl Session {
                 }
                 Step::Cancel(length, backend) => {
                     self.pass = length as u64;
-                    let turn = self.turn(lane, socket, desk);
+                    let turn = self.deal(lane, socket, desk);
                     return if matches!(turn, Turn::Done) { Turn::Cancel(backend) } else { turn };
                 }
                 Step::Blind(blindness) => {
@@ -209,6 +263,36 @@ impl Session {
         Turn::Done
     }
 
+    /// Reads what its server has sent.
+    pub(super) fn read_answers(&mut self, socket: &OwnedFd, scratch: &mut [u8], desk: &mut Desk) {
+        let plain = self.blind || !self.reader.begun();
+        if let Some(answers) = &mut self.answers {
+            answers.read(socket, plain, scratch, self.cookie, desk);
+        }
+    }
+
+    /// Whether more of that may be read, where that has changed.
+    pub(super) fn reads(&mut self) -> Option<bool> {
+        let reads = self.answers.as_ref().is_none_or(Answers::reads);
+        (std::mem::replace(&mut self.reading, reads) != reads).then_some(reads)
+    }
+
+    /// True where answers need not come through here any more, as far as it knows.
+    pub(super) fn may_settle(&self, desk: &Desk) -> bool {
+        let unwanted = desk.draining || !desk.policies.may_mask(self.entry.name);
+        let idle = !self.waits() && self.pass == 0 && self.held.is_none();
+        self.answers.as_ref().is_none_or(Answers::is_idle) && (self.blind || unwanted && idle)
+    }
+
+    /// Answers do not come through here any more. It wants a turn.
+    pub(super) fn settle(&mut self, lane: LaneRef<'_>, desk: &Desk) {
+        self.answers = None;
+        lane.set_answering(0);
+        if self.taken == 0 {
+            let _ = lane.release(0, desk.draining);
+        }
+    }
+
     /// True where something waits in it.
     pub(super) fn waits(&self) -> bool {
         !self.waiting().is_empty() || !self.out.is_empty()
@@ -222,6 +306,14 @@ impl Session {
     /// Opens the fast way again where all that came is dealt with.
     fn let_go(&mut self, lane: LaneRef<'_>) {
         if self.waiting().is_empty() && self.out.is_empty() && self.taken > 0 {
+            if self.answers.is_some() {
+                // Whoever masks its answers has to see all that is asked.
+                if lane.rest(self.taken) {
+                    lane.set_late(1);
+                    (self.taken, self.forwarded) = (0, 0);
+                }
+                return;
+            }
             lane.set_remain(u32::try_from(self.pass).unwrap_or(0));
             let fits = u32::try_from(self.pass).is_ok();
             if fits && lane.release(self.taken, self.blind) {
@@ -287,6 +379,7 @@ impl Session {
     fn ask(&mut self, length: usize, lane: LaneRef<'_>, desk: &mut Desk) {
         let message = &self.buffer[self.start..self.start + length];
         let (cookie, key) = (self.cookie, desk.key);
+        let given = &self.given;
         let Desk { texts, known, .. } = desk;
         let hash_name = |name: &[u8]| {
             let mut shape = shape::Shape::new(key);
@@ -295,13 +388,19 @@ impl Session {
             }
             shape.finish()
         };
-        let meaning = self
-            .reader
-            .meaning(message, texts, &mut |name| known.named(&Name { cookie, hash: hash_name(name) }));
+        let meaning = self.reader.meaning(message, texts, &mut |name| {
+            let hash = hash_name(name);
+            known.named(&Name { cookie, hash }, given.get(&hash).copied())
+        });
         let own = self.reader.text(message);
         let hash = own.map_or(0, |(_, text)| shape::text(key, text));
         if let Some((Some(name), _)) = own {
-            known.name(Name { cookie, hash: hash_name(name) }, hash);
+            let name = hash_name(name);
+            known.name(Name { cookie, hash: name }, hash);
+            if self.given.len() >= GIVEN_MAX {
+                self.given.clear();
+            }
+            self.given.insert(name, hash);
         }
         let whole = own.map(|(_, text)| texts.intern(self.entry.dialect, text));
         if meaning.lasting {
@@ -313,9 +412,31 @@ impl Session {
             self.classify(lane, desk);
         }
         let verdict = self.judge(&meaning, desk);
+        let masks = self.masks(&meaning, desk);
         let acts = verdict.policy_mode == Some(Mode::Enforce);
-        if !acts || verdict.action < Action::RequireApproval {
-            if meaning.lasting
+        let digests = digests(&meaning);
+        let may_pass = !acts || verdict.action < Action::RequireApproval;
+        if may_pass || verdict.action == Action::RequireApproval && !desk.draining {
+            match self.maskable(length, masks.as_ref(), desk) {
+                Ok(masks) => self.masks = masks,
+                Err((verdict, why)) => {
+                    let id = desk.ids.next(now());
+                    tell(desk, cookie, id, &verdict, Told::Blocked, &digests, Duration::ZERO);
+                    return self.block(id, length, &verdict, &format!(": {why}"), lane);
+                }
+            }
+        }
+        if may_pass {
+            if let Some(masks) = &self.masks
+                && acts
+                && verdict.action == Action::Mask
+            {
+                debug_assert!(masks.rules.contains(&verdict.policy_rule));
+                let id = desk.ids.next(now());
+                tell(desk, cookie, id, &verdict, Told::Masked, &digests, Duration::ZERO);
+            }
+            if masks.is_none()
+                && meaning.lasting
                 && meaning.complete
                 && desk.policies.is_steady()
                 && let Some(text) = whole
@@ -327,7 +448,6 @@ impl Session {
             self.pass = length as u64;
             return;
         }
-        let digests = digests(&meaning);
         let id = desk.ids.next(now());
         if verdict.action == Action::RequireApproval && !desk.draining {
             self.hold(id, length, verdict, &meaning, digests, desk);
@@ -336,9 +456,67 @@ impl Session {
         if verdict.action != Action::Kill {
             tell(desk, cookie, id, &verdict, Told::Blocked, &digests, Duration::ZERO);
         }
-        let text = format!("blocked by policy {} (weir {})", verdict.policy_rule, reference(id));
+        self.masks = None;
+        self.block(id, length, &verdict, "", lane);
+    }
+
+    fn block(&mut self, id: u128, length: usize, verdict: &Verdict, why: &str, lane: LaneRef<'_>) {
+        let text = format!("blocked by policy {} (weir {}){why}", verdict.policy_rule, reference(id));
         let refusal = Refusal { message: &text, hint: &verdict.message, canceled: false };
         self.refuse(length, refusal, lane);
+    }
+
+    /// What is to be masked in the answer to a message: by all rules that want that, in every state that the session may
+    /// be in.
+    fn masks(&self, meaning: &Meaning, desk: &Desk) -> Option<Masks> {
+        if !desk.policies.may_mask(self.entry.name) {
+            return None;
+        }
+        let mut rules: Vec<&Policy> = Vec::new();
+        self.subjects(meaning, desk, &mut |subject| {
+            for policy in masks(&desk.policies, subject) {
+                if !rules.iter().any(|known| std::ptr::eq(*known, policy)) {
+                    rules.push(policy);
+                }
+            }
+        });
+        let plan = Plan::of(rules.iter().copied(), &desk.catalog)?;
+        Some(Masks {
+            plan: Arc::new(plan),
+            rules: rules.iter().map(|policy| Arc::clone(&policy.name)).collect(),
+        })
+    }
+
+    /// Whether the answer to a message can be masked as it has to be. None where it goes on as it is, since the rules say
+    /// so; an error where it does not go on: by which rule, and why.
+    fn maskable(
+        &self,
+        length: usize,
+        masks: Option<&Masks>,
+        desk: &Desk,
+    ) -> Result<Option<Masks>, (Verdict, String)> {
+        let Some(masks) = masks else { return Ok(None) };
+        let message = &self.buffer[self.start..self.start + length];
+        let why = match &self.answers {
+            None => "its answer does not come through the gate, so it cannot be masked".to_owned(),
+            Some(answers) => match answers.check(message, &masks.plan) {
+                Ok(()) => return Ok(Some(masks.clone())),
+                Err(why) => format!("its answer cannot be masked, {why}"),
+            },
+        };
+        let passes = |policy: &&Policy| policy.on_unknown <= Action::Alert;
+        let mut rules = masks.rules.iter().filter_map(|name| desk.policies.named(name));
+        let Some(strict) = rules.find(|policy| !passes(policy)) else { return Ok(None) };
+        let verdict = Verdict {
+            policy_rule: Arc::clone(&strict.name),
+            policy_version: Arc::clone(&strict.version),
+            policy_mode: Some(Mode::Enforce),
+            action: Action::Block,
+            disposition: Disposition::Blocked,
+            message: Arc::clone(&strict.message),
+            unknown: false,
+        };
+        Err((verdict, why))
     }
 
     fn refuse(&mut self, length: usize, refusal: Refusal<'_>, lane: LaneRef<'_>) {
@@ -441,12 +619,23 @@ impl Session {
 
     /// The strictest verdict over all that the message asks for, in every state that the session may be in.
     fn judge(&self, meaning: &Meaning, desk: &Desk) -> Verdict {
+        let mut worst = Verdict::default();
+        self.subjects(meaning, desk, &mut |subject| {
+            let verdict = judge(&desk.policies, subject);
+            if verdict.outranks(&worst) {
+                worst = verdict;
+            }
+        });
+        worst
+    }
+
+    /// All that the message asks for, in every state that the session may be in.
+    fn subjects(&self, meaning: &Meaning, desk: &Desk, look: &mut dyn FnMut(&Subject<'_>)) {
         let who = desk.who.get(&self.cookie);
         let contexts = self.contexts(desk);
-        let mut worst = Verdict::default();
-        let mut look = |analysis: &Analysis, data: &[agent_core::event::DataClass], complete: bool| {
+        let mut each = |analysis: &Analysis, data: &[agent_core::event::DataClass], complete: bool| {
             for (user, path) in &contexts {
-                let subject = Subject {
+                look(&Subject {
                     db_system_name: self.entry.name,
                     db_namespace: self.namespace(desk),
                     db_user: user,
@@ -459,11 +648,7 @@ impl Session {
                     session_id: who.map_or(self.cookie, |who| who.session_id),
                     process: who.and_then(|who| who.process),
                     ..Subject::new(analysis)
-                };
-                let verdict = judge(&desk.policies, &subject);
-                if verdict.outranks(&worst) {
-                    worst = verdict;
-                }
+                });
             }
         };
         for text in &meaning.texts {
@@ -473,15 +658,14 @@ impl Session {
             let analysis = text.analysis();
             let only_execute = &*analysis.db_operation_name == "EXECUTE" && known;
             if !only_execute {
-                look(analysis, data, meaning.complete || meaning.texts.len() > 1);
+                each(analysis, data, meaning.complete || meaning.texts.len() > 1);
             }
         }
         if let Some(id) = meaning.function {
-            look(&Analysis::function_call(id), &[], true);
+            each(&Analysis::function_call(id), &[], true);
         } else if !meaning.complete {
-            look(&Analysis::default(), &[], false);
+            each(&Analysis::default(), &[], false);
         }
-        worst
     }
 }
 
@@ -533,7 +717,7 @@ fn now() -> Nanos {
 }
 
 /// Sends to the server; how many bytes it took, 0 for none now, none where there is nobody.
-fn forward(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
+pub(super) fn forward(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
     match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
         Ok(sent) => Some(sent),
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS) => Some(0),

@@ -4,28 +4,54 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agent_core::approval::{Answer, Asked, Request};
-use agent_core::event::{Disposition, Event, EventKind, uuid};
-use agent_core::policy::Policies;
+use agent_core::event::{DataClass, Disposition, Event, EventKind, uuid};
+use agent_core::policy::{Mode, Policies};
 use agent_core::segment::{Nanos, Side};
 use serde_json::{Map, Value};
 
 use super::{Driver, Tap};
 use crate::approve::{Command, Switch};
 use crate::gate::talk::{Approval, News};
-use crate::gate::{Gate, Inline, Outcome, Target};
+use crate::gate::{Gate, Inline, Outcome, Target, waits_in_kernel};
+use crate::identify::sockets::Sockets;
 use crate::pipeline::{Flow, Pipeline};
 
-/// Says who asks on a connection, and which port its database has.
-pub(super) fn introduce(gate: &mut Gate, tap: &Tap, policies: &Policies) {
-    let Some(inline) = &mut gate.inline else { return };
-    if let Some(cookie) = tap.server {
-        inline.introduce(tap.flow.who(cookie));
-    }
+/// Says who asks on a connection, and which port its database has. Gives the port where it cannot go through the gate.
+pub(super) fn introduce(
+    gate: &mut Gate,
+    tap: &Tap,
+    sockets: &mut Sockets,
+    policies: &Policies,
+) -> Option<u16> {
+    let (Some(inline), Some(server)) = (&mut gate.inline, tap.server) else { return None };
+    inline.introduce(tap.flow.who(server));
     let (local, remote) = tap.accepted.unwrap_or((tap.ends.1, tap.ends.0));
     let port = if tap.flow.core().client() == Some(Side::A) { local.port } else { remote.port };
-    if let (Some(system), true) = (tap.flow.system(), tap.server.is_some()) {
+    let Some(system) = tap.flow.system().filter(|system| inline.wants_port(port, system, policies)) else {
+        return None;
+    };
+    // Who speaks the protocol at a port that nobody has named may be anything.
+    let owner = sockets.of_cookie(server)?;
+    let waits = owner.pids.iter().find_map(|pid| waits_in_kernel(*pid, server).ok())?;
+    if waits {
+        inline.leave_port(port);
+    } else {
         inline.watch_port(port, system, policies);
     }
+    waits.then_some(port)
+}
+
+/// Never silence: what is asked at this port is judged, and nothing of it is held.
+pub(super) fn tell_unheld(port: u16, now: Nanos, pipeline: &mut Pipeline) {
+    tracing::warn!(
+        port,
+        "the server there waits in the kernel for what it reads: its statements cannot be held"
+    );
+    pipeline.note(EventKind::Blind, now, |event| {
+        event.error_type = "gate_waits".into();
+        event.server_port = port;
+        event.statement_complete = false;
+    });
 }
 
 /// A connection is gone.
@@ -113,6 +139,32 @@ impl Driver {
                     });
                 }
             }
+            News::Masked { cookie, rules, classes } => {
+                let rows = classes.iter().map(|(_, rows)| *rows).max();
+                let version =
+                    |name: &str| pipeline.policies.named(name).map(|policy| Arc::clone(&policy.version));
+                let version = version(&rules);
+                let write = |event: &mut Event| {
+                    let class = |(class, _): &(String, u64)| DataClass {
+                        class: class.as_str().into(),
+                        column: "".into(),
+                    };
+                    event.data_classes = classes.iter().map(class).collect();
+                    event.db_response_returned_rows = rows;
+                    event.policy_rule = rules.as_str().into();
+                    event.policy_version = version.unwrap_or_default();
+                    event.policy_mode = Mode::Enforce.name().into();
+                    event.disposition = Disposition::Masked;
+                };
+                match self.flow_of(cookie) {
+                    Some(flow) => flow.tell(now, pipeline, EventKind::Decision, write),
+                    None => pipeline.note(EventKind::Decision, now, write),
+                }
+            }
+            News::Unmasked { cookie, cause } => {
+                tracing::warn!(cookie, cause, "an answer could not be masked: its session is ended");
+                self.end_held(cookie, "unmaskable", now, pipeline);
+            }
             News::Untold(count) => pipeline.note(EventKind::Loss, now, |event| {
                 event.error_type = "decisions_untold".into();
                 event.db_query_text = format!("{count} decisions of the gate were not told").into();
@@ -129,7 +181,7 @@ impl Driver {
                     approvals.withdraw(id);
                 }
             }
-            News::Decided(_) | News::Drained => {}
+            News::Decided(_) | News::Drained | News::Answers => {}
         }
     }
 

@@ -19,6 +19,13 @@ pub(super) struct Incoming {
     way: Way,
 }
 
+impl Incoming {
+    /// True where no message is here in part.
+    pub(super) fn is_between(&self) -> bool {
+        self.have == 0
+    }
+}
+
 /// What is done with a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Way {

@@ -27,6 +27,13 @@ pub(super) struct Outgoing {
     plan: Option<Arc<Plan>>,
 }
 
+impl Outgoing {
+    /// True where no message is here in part.
+    pub(super) fn is_between(&self) -> bool {
+        self.have == 0
+    }
+}
+
 impl Masker {
     /// Takes bytes that are forwarded to the server.
     pub(super) fn sent(&mut self, mut bytes: &[u8], plan: Option<&Arc<Plan>>) -> Result<(), Unmaskable> {

@@ -11,6 +11,7 @@ use self::dialogue::{
     Dialogue, bind, col, complete, describe, execute, expr, message, parse, query, ready, row, rows, sync,
 };
 use crate::mask::{Mask, Plan, Unmaskable};
+use crate::policy::Glob;
 use crate::sensitive::Catalog;
 
 fn plan() -> Arc<Plan> {
@@ -56,7 +57,7 @@ fn a_simple_query_is_masked_by_the_names_of_its_columns() {
 fn only_the_plans_classes_are_masked_and_the_catalogue_counts() {
     let catalog = Catalog::read("c.yaml", "relations: {users: {nick: person_name}}").expect("a catalogue");
     let plan = Arc::new(Plan {
-        classes: [Arc::from("person_name")].into(),
+        classes: [Glob::new("person_name")].into(),
         catalog: Arc::new(catalog),
         by_value: false,
     });
@@ -71,7 +72,7 @@ fn only_the_plans_classes_are_masked_and_the_catalogue_counts() {
 
 #[test]
 fn values_tell_where_names_do_not() {
-    let plan = Arc::new(Plan::new([Arc::from("email")], Arc::default()));
+    let plan = Arc::new(Plan::new([Glob::new("email")], Arc::default()));
     let mut d = Dialogue::new();
     d.ask(&query("select note from t"), Some(&plan));
     let head = rows(&[col("note", TEXT)]);

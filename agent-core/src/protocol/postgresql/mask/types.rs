@@ -75,8 +75,10 @@ pub(super) fn kind(oid: u32) -> Option<Kind> {
         628 => Fixed { text: "{1,0,0}", binary: LINE },
         602 => Fixed { text: "((0,0))", binary: PATH },
         604 => Fixed { text: "((0,0))", binary: POLYGON },
-        // tsvector, tsquery
-        3614 | 3615 => Zero { text: "", length: 4 },
+        // tsvector
+        3614 => Zero { text: "", length: 4 },
+        // tsquery: since its minor releases of 2026 the server takes none without an operand.
+        3615 => Fixed { text: "'masked'", binary: TSQUERY },
         // txid_snapshot, pg_snapshot
         2970 | 5038 => Fixed { text: "1:1:", binary: SNAPSHOT },
         // Ranges, then multiranges: empty.
@@ -89,6 +91,8 @@ pub(super) fn kind(oid: u32) -> Option<Kind> {
 const LINE: &[u8] = &[0x3f, 0xf0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const PATH: &[u8] = &[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const POLYGON: &[u8] = &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// One item: an operand of any weight, no prefix.
+const TSQUERY: &[u8] = b"\0\0\0\x01\x01\0\0masked\0";
 const SNAPSHOT: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The element type of an array type.
