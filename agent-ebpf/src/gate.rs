@@ -609,9 +609,10 @@ pub fn weir_answer(ctx: SkMsgContext) -> u32 {
         // Not `SK_PASS`: after a send that was cut short the next one would pass unseen.
         return ANSWERED.redirect_msg(&ctx, &mut cookie, 0) as u32;
     }
-    tally(|t| t.answers += 1);
     let mut place = u64::from(index) | TO_SHIM;
-    SHIMS.redirect_msg(&ctx, &mut place, 0) as u32
+    let verdict = SHIMS.redirect_msg(&ctx, &mut place, 0) as u32;
+    tally(|t| if verdict == SK_PASS { t.answers += 1 } else { t.failed += 1 });
+    verdict
 }
 
 #[cfg(not(test))]

@@ -11,7 +11,8 @@ pub mod drivers; // clients of other languages
 pub mod rustls; // TLS that is not OpenSSL's
 pub mod sealed; // a server that nobody can look into
 pub mod wire; // hand-made frontend messages
-pub mod relay; // a relay that masks
+pub mod relay; // what clients get to see
+pub mod operator; // commands against a running agent
 pub mod kernel; // what a process holds in the kernel
 pub mod stored; // what the agent has stored, once it has
 pub mod pooler; // pgbouncer in front of a server

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tests::client::{self, Route};
 use tests::drivers;
 use tests::netns::NetNs;
+use tests::operator::{operator, pending, shim_of};
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
 use tests::wire::{self, Wire};
@@ -196,43 +197,6 @@ fn ask(wire: &mut Wire, text: &str) -> Result<String> {
     wire.send(&wire::query(text))?;
     let messages = wire.messages()?;
     Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
-
-/// The agent's shim.
-fn shim_of(agent: &Weir) -> Result<i32> {
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid()))?;
-    for pid in children.split_whitespace() {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if line.split(|b| *b == 0).nth(1) == Some(&b"shim"[..]) {
-            return Ok(pid.parse()?);
-        }
-    }
-    anyhow::bail!("the agent has no shim")
-}
-
-/// Runs a command of weir against the agent's control socket; its status and all that it said.
-fn operator(agent: &Weir, arguments: &[&str]) -> Result<(bool, String)> {
-    let mut weir = Command::new(weir::binary()?);
-    weir.args(arguments).arg("--socket").arg(agent.home().join("weir.sock"));
-    let out = weir.output()?;
-    Ok((out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()))
-}
-
-/// Waits until one statement is held, and gives its id.
-fn pending(agent: &Weir) -> Result<String> {
-    for _ in 0..600 {
-        let (_, said) = operator(agent, &["pending", "--format", "jsonl"])?;
-        if let Some(line) = said.lines().find(|line| line.starts_with('{')) {
-            let value: serde_json::Value = serde_json::from_str(line)?;
-            return Ok(value["id"]
-                .as_str()
-                .or(value["approval_id"].as_str())
-                .context(said.clone())?
-                .to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    anyhow::bail!("nothing is held: {}", agent.said())
 }
 
 /// A statement that needs approval waits, goes on when somebody approves, and does not where somebody denies, the client

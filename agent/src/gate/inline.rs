@@ -66,6 +66,8 @@ pub struct Inline {
     only: Vec<u16>,
     /// Ports whose servers cannot have their statements held.
     unheld: HashSet<u16>,
+    /// Open connections that the kernel did not let in.
+    unadopted: u64,
     /// The shim takes answers.
     answers: bool,
     who: HashMap<u64, Who>,
@@ -122,6 +124,7 @@ impl Inline {
             generation: 1,
             ports: HashMap::new(),
             only: settings.ports.clone(),
+            unadopted: 0,
             unheld: HashSet::new(),
             answers: false,
             who: HashMap::new(),
@@ -199,8 +202,18 @@ impl Inline {
 
     /// True where it is to be looked at whether a port's connections can go through the gate.
     pub fn wants_port(&self, port: u16, name: &str, policies: &Policies) -> bool {
-        let left = self.unheld.contains(&port) || !self.only.is_empty() && !self.only.contains(&port);
+        let left = self.unheld.contains(&port) || !self.takes_port(port);
         !self.ports.contains_key(&port) && !left && policies.may_hold(name)
+    }
+
+    /// True where the settings let connections to this port go through the gate.
+    pub fn takes_port(&self, port: u16) -> bool {
+        self.only.is_empty() || self.only.contains(&port)
+    }
+
+    /// A connection that was to be held could not be: the next [tally](Self::tally) has it.
+    pub fn unadopted(&mut self) {
+        self.unadopted += 1;
     }
 
     /// Connections to this port are left alone.
@@ -363,7 +376,9 @@ impl Inline {
 
     /// What the kernel side counted.
     pub fn tally(&self) -> Tally {
-        self.guard.tally()
+        let mut tally = self.guard.tally();
+        tally.refused += self.unadopted;
+        tally
     }
 
     /// True where the connection goes through the gate.

@@ -144,10 +144,16 @@ impl Conversation {
         else {
             return;
         };
+        // PostgreSQL names its sockets after its port.
+        let port = self.path.rsplit('.').next().and_then(|port| port.parse().ok());
+        if port.is_some_and(|port| !inline.takes_port(port)) {
+            return;
+        }
         // A server's process that is gone asks for nothing any more.
         if let Err(error) = inline.adopt(key, self.pids[server], socket, system)
             && std::path::Path::new(&format!("/proc/{}", self.pids[server])).exists()
         {
+            inline.unadopted();
             tracing::warn!(%error, path = &*self.path, "statements of a Unix socket cannot be held");
         }
         inline.introduce(self.flow.who(key));
