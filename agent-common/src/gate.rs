@@ -65,6 +65,9 @@ pub const TO_SHIM: u64 = 1 << 32;
 /// Added to a lane in the map `SHIMS`: that other end. What the shim writes to it leaves the server's socket.
 pub const FROM_SHIM: u64 = 1 << 33;
 
+/// Place in the map `SHIMS` of a socket for what is meant for a connection that is gone.
+pub const SINK: u64 = 1 << 34;
+
 /// [`Lane::word`] of a connection that is not looked at any more.
 pub const PASSES: u64 = 1 << 63;
 
@@ -112,6 +115,20 @@ pub struct Lane {
     pub answers: u32,
     /// 1: an answer is on its way, or parts of one lie in the shim: without it they are lost. The shim's.
     pub answering: u32,
+    /// 1: the socket is a client's, whose server is elsewhere. What [`Lane::answers`] says is about what it asks.
+    pub client: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// Key of the map `REMOTES`: a server elsewhere whose clients here are enrolled. Its value is the framing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Remote {
+    /// Address as it lies in memory on the wire; IPv4, also where mapped into IPv6, in the first word.
+    pub address: [u32; 4],
+    /// Port.
+    pub port: u32,
 }
 
 /// Key of the map `KNOWN`: a text that may pass.
@@ -171,7 +188,8 @@ pub struct Tally {
 const _: () = {
     assert!(size_of::<Framing>() == 264);
     assert!(size_of::<Shared>() == 48);
-    assert!(size_of::<Lane>() == 72);
+    assert!(size_of::<Lane>() == 80);
+    assert!(size_of::<Remote>() == 20);
     assert!(size_of::<Known>() == 16);
     assert!(size_of::<Name>() == 16);
     assert!(size_of::<Tally>() == 104);

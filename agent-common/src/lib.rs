@@ -513,7 +513,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::gate::{Framing, Known, Lane, Name, Shared, Tally};
+    use super::gate::{Framing, Known, Lane, Name, Remote, Shared, Tally};
     use super::{Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket};
 
     macro_rules! pod {
@@ -523,5 +523,5 @@ mod user {
         )* };
     }
     pod!(Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket);
-    pod!(Framing, Known, Lane, Name, Shared, Tally);
+    pod!(Framing, Known, Lane, Name, Remote, Shared, Tally);
 }

@@ -13,15 +13,15 @@ use core::ptr::{read_volatile, write_volatile};
 
 use agent_common::gate::{
     ANSWERS, FROM_SHIM, Framing, HEADER, HELLO_MAX, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES,
-    Shared, TO_SHIM, Tally, act, lane as state,
+    Remote, SINK, Shared, TO_SHIM, Tally, act, lane as state,
 };
 use agent_common::shape::{Shape, TEXT_MAX};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_F_INGRESS, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        sk_action::SK_DROP, sk_action::SK_PASS,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, sk_action::SK_DROP, sk_action::SK_PASS,
     },
     btf_maps::SkStorage,
     helpers::{
@@ -69,6 +69,9 @@ static FREE: Queue<u32> = Queue::with_max_entries(1 << 12, 0);
 /// Server ports whose connections are enrolled: which framing they have.
 #[map]
 static PORTS: HashMap<u16, u32> = HashMap::with_max_entries(256, 0);
+/// See [`Remote`].
+#[map]
+static REMOTES: HashMap<Remote, u32> = HashMap::with_max_entries(1 << 10, 0);
 /// See [`Framing`].
 #[map]
 static FRAMINGS: Array<Framing> = Array::with_max_entries(8, 0);
@@ -100,20 +103,54 @@ fn tally(change: impl FnOnce(&mut Tally)) {
 #[sock_ops]
 pub fn weir_enrol(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => enrol(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            // SAFETY: the verifier checks every read of the context.
+            let port = unsafe { read_volatile(&raw const (*ctx.ops).local_port) } as u16;
+            // SAFETY: entries are plain numbers.
+            if let Some(&served) = unsafe { PORTS.get(&port) } {
+                enrol(&ctx, served & !ANSWERS, served & ANSWERS != 0, 0);
+            }
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            let remote = remote(&ctx);
+            // SAFETY: entries are plain numbers.
+            if let Some(&framing) = unsafe { REMOTES.get(&remote) } {
+                enrol(&ctx, framing, true, 1);
+            }
+        }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => leave(&ctx),
         _ => {}
     }
     1
 }
 
+const AF_INET6: u32 = 10;
+
+/// The other end of a socket.
 #[inline(always)]
-fn enrol(ctx: &SockOpsContext) {
-    // SAFETY: the verifier checks every read of the context.
-    let port = unsafe { read_volatile(&raw const (*ctx.ops).local_port) } as u16;
-    // SAFETY: entries are plain numbers.
-    let Some(&served) = (unsafe { PORTS.get(&port) }) else { return };
-    let framing = served & !ANSWERS;
+fn remote(ctx: &SockOpsContext) -> Remote {
+    let ops = ctx.ops;
+    // SAFETY: the verifier checks every read of the context. Volatile, each by itself: it takes no wider reads.
+    unsafe {
+        let port = u32::from_be(read_volatile(&raw const (*ops).remote_port));
+        let first = read_volatile(&raw const (*ops).remote_ip4);
+        if read_volatile(&raw const (*ops).family) != AF_INET6 {
+            return Remote { address: [first, 0, 0, 0], port };
+        }
+        let address = [
+            read_volatile(&raw const (*ops).remote_ip6[0]),
+            read_volatile(&raw const (*ops).remote_ip6[1]),
+            read_volatile(&raw const (*ops).remote_ip6[2]),
+            read_volatile(&raw const (*ops).remote_ip6[3]),
+        ];
+        let mapped = address[0] == 0 && address[1] == 0 && u32::from_be(address[2]) == 0xffff;
+        Remote { address: if mapped { [address[3], 0, 0, 0] } else { address }, port }
+    }
+}
+
+/// `through`: what the socket sends goes through the shim.
+#[inline(always)]
+fn enrol(ctx: &SockOpsContext, framing: u32, through: bool, client: u32) {
     if shared().is_none_or(|shared| volatile(&shared.armed) != 1) {
         return;
     }
@@ -126,7 +163,7 @@ fn enrol(ctx: &SockOpsContext) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the pointer was checked; nobody else uses a lane that was free.
     unsafe {
-        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, ..Lane::default() };
+        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, client, ..Lane::default() };
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let _ = ctx.set_cb_flags(flags as i32);
@@ -138,7 +175,7 @@ fn enrol(ctx: &SockOpsContext) {
         tally(|t| t.enrolled += 1);
         // Where this fails the shim sees a connection whose answers it cannot change, and lets nothing be asked that
         // would have to be.
-        if served & ANSWERS != 0 && answer_through_shim(ctx, cookie, index) {
+        if through && answer_through_shim(ctx, cookie, index) {
             // SAFETY: as above.
             unsafe { write_volatile(&raw mut (*lane).answers, 1) };
         }
@@ -207,6 +244,11 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     let Some(shared) = shared() else { return SK_PASS };
     // SAFETY: checked above; the kernel side is alone with its fields, the shim's are plain words.
     let lane = unsafe { &mut *lane };
+    if lane.client != 0 {
+        // What its server answers. It is looked at for one reason: a socket whose sends alone are looked at tells its
+        // process that there is nothing to read (`FIONREAD`) on kernels of 2026.
+        return SK_PASS;
+    }
     if volatile(&shared.armed) == KEPT {
         // Never so. But this makes the program hold the map that holds the sockets, as each of them holds the program: a
         // socket that leaves the map while it is open counts its bytes wrongly from then on (redirected ones are missing
@@ -581,11 +623,22 @@ pub fn weir_release(ctx: SkMsgContext) -> u32 {
     let Some(lane) = LANES.get_ptr_mut(place as u32) else { return SK_DROP };
     // SAFETY: checked above.
     let mut cookie = unsafe { (*lane).cookie };
-    let way = if place & FROM_SHIM == 0 { u64::from(BPF_F_INGRESS) } else { 0 };
-    GUARDED.redirect_msg(&ctx, &mut cookie, way) as u32
+    let way = u64::from(BPF_F_INGRESS);
+    let verdict = if place & FROM_SHIM == 0 {
+        GUARDED.redirect_msg(&ctx, &mut cookie, way)
+    } else {
+        ANSWERED.redirect_msg(&ctx, &mut cookie, 0)
+    };
+    if verdict as u32 == SK_PASS {
+        return SK_PASS;
+    }
+    // The connection is gone. Not `SK_DROP`: the kernel asks no more after that, and nothing that is sent on this socket
+    // would ever go anywhere again, for the next connection of this lane either.
+    let mut sink = SINK;
+    SHIMS.redirect_msg(&ctx, &mut sink, way) as u32
 }
 
-/// What a server sends whose answers go through the shim. It goes into a connection that the shim reads, not into its
+/// What a server sends whose answers go through the shim, or a client whose server is elsewhere. It goes into a connection that the shim reads, not into its
 /// socket: that one is full at some time, and then the server waits, as it would for its client.
 #[sk_msg]
 pub fn weir_answer(ctx: SkMsgContext) -> u32 {

@@ -149,6 +149,8 @@ pub struct Gate {
     pub fail: String,
     /// Most bytes held.
     pub held_bytes: String,
+    /// Servers elsewhere, as `address:port`, and their protocols: what processes of this host ask them is held here.
+    pub remote: BTreeMap<String, String>,
     /// Ports of servers whose connections go through the gate; empty: those of every database that rules are about.
     pub ports: Vec<u16>,
 }
@@ -211,7 +213,7 @@ impl Default for Retention {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { fail: "open".into(), held_bytes: "64MiB".into(), ports: Vec::new() }
+        Self { fail: "open".into(), held_bytes: "64MiB".into(), remote: BTreeMap::new(), ports: Vec::new() }
     }
 }
 
@@ -225,7 +227,7 @@ impl Default for Listen {
 pub const UNUSED: [&str; 1] = ["identity"];
 
 /// Maps whose keys are the user's own.
-const FREE: [&str; 2] = ["capture.ports", "redaction.databases"];
+const FREE: [&str; 3] = ["capture.ports", "redaction.databases", "gate.remote"];
 
 /// `64MiB`, `1GiB`, `4096` -> bytes.
 pub fn bytes(text: &str) -> Option<u64> {
@@ -316,6 +318,11 @@ impl Config {
         if !self.listen.metrics.is_empty() && self.listen.metrics.parse::<std::net::SocketAddr>().is_err() {
             let given = &self.listen.metrics;
             errors.push(format!("listen.metrics: `{given}` is no address; write e.g. 127.0.0.1:9108"));
+        }
+        for (server, name) in &self.gate.remote {
+            if let Err(reason) = values::remote(server, name) {
+                errors.push(format!("gate.remote.{server}: {reason}"));
+            }
         }
         for (port, name) in &self.capture.ports {
             if let Err(reason) = format!("{port}={name}").parse::<values::PortHint>() {

@@ -70,7 +70,7 @@ fn large_answers_come_whole_and_slow_clients_slow_the_server() -> Result<()> {
     let memory: u64 = memory.trim().trim_end_matches(" kB").parse()?;
     ensure!(memory < 200_000, "the shim has {memory} kB");
     let mut rows = 0;
-    for (kind, body) in wire.messages()? {
+    for (kind, body) in wire.messages().with_context(|| agent.said())? {
         if kind == b'D' {
             rows += 1;
             let (own, row) = (rows.to_string(), String::from_utf8_lossy(&body));

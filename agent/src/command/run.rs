@@ -99,6 +99,10 @@ impl Args {
         let counted = Arc::clone(&metrics);
         gate.watch(move |done| counted.kill(done));
         gate.approvals = Some(Arc::clone(&approvals));
+        for (server, name) in &config.gate.remote {
+            let addresses = values::remote(server, name).map_err(anyhow::Error::msg)?;
+            gate.settings.remote.extend(addresses.into_iter().map(|address| (address, name.clone())));
+        }
         gate.settings.ports.clone_from(&config.gate.ports);
         gate.settings.catalog = Arc::clone(&pipeline.recorder.catalog);
         gate.settings.closed = config.gate.fail == "closed";

@@ -1,5 +1,6 @@
 //! Text of an argument -> its value, with errors that name what would have been right.
 
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use agent_core::protocol::PROTOCOLS;
@@ -54,6 +55,16 @@ pub fn catalog(file: &str) -> Result<Arc<Catalog>, String> {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         problems.join("; ")
     })
+}
+
+/// Addresses of a server elsewhere, of a protocol whose statements can be held.
+pub fn remote(server: &str, protocol: &str) -> Result<Vec<SocketAddr>, String> {
+    let held = || PROTOCOLS.iter().filter(|entry| entry.inline.is_some()).map(|entry| entry.name);
+    if !held().any(|name| name == protocol) {
+        return Err(format!("`{protocol}` cannot be held; {} can", held().collect::<Vec<_>>().join(", ")));
+    }
+    let addresses = server.to_socket_addrs().map_err(|error| format!("{error}; write e.g. 10.0.0.5:5432"))?;
+    Ok(addresses.collect())
 }
 
 /// Size of the kernel's ring in KiB: the kernel takes powers of two of at least a page.

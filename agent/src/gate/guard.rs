@@ -1,9 +1,10 @@
 //! The kernel side of the gate: loaded, attached, armed and taken away again by the agent.
 
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use agent_common::gate::{ANSWERS, Framing, Shared, Tally, lane as state};
+use agent_common::gate::{ANSWERS, Framing, Remote, Shared, Tally, lane as state};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, SockHash};
 use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
 use aya::{Ebpf, EbpfLoader};
@@ -25,6 +26,7 @@ pub struct Guard {
     _answered: SockHash<MapData, u64>,
     free: Queue<MapData, u32>,
     ports: HashMap<MapData, u16, u32>,
+    remotes: HashMap<MapData, Remote, u32>,
     gated: HashMap<MapData, u64, u32>,
     tally: PerCpuArray<MapData, Tally>,
     shared: Page<Shared>,
@@ -89,7 +91,7 @@ impl Guard {
             loader.map_max_entries(name, LANES);
         }
         for name in ["SHIMS", "SERVES"] {
-            loader.map_max_entries(name, 3 * LANES);
+            loader.map_max_entries(name, 3 * LANES + 1);
         }
         let mut ebpf = loader.load(OBJECT)?;
         let mut parts = Vec::new();
@@ -115,6 +117,7 @@ impl Guard {
         let shims: SockHash<_, u64> = SockHash::try_from(map("SHIMS")?)?;
         let free = Queue::try_from(map("FREE")?)?;
         let ports = HashMap::try_from(map("PORTS")?)?;
+        let remotes = HashMap::try_from(map("REMOTES")?)?;
         let gated = HashMap::try_from(map("GATED")?)?;
         let tally = PerCpuArray::try_from(map("TALLY")?)?;
         {
@@ -153,6 +156,7 @@ impl Guard {
             _answered: answered,
             free,
             ports,
+            remotes,
             gated,
             tally,
             shared: page,
@@ -181,6 +185,22 @@ impl Guard {
         let served = framing | if answers { ANSWERS } else { 0 };
         if let Err(error) = self.ports.insert(port, served, 0) {
             tracing::warn!(%error, port, "the gate cannot watch this port");
+        }
+    }
+
+    /// From now on connections of processes here to this server elsewhere are enrolled.
+    pub fn enrol_remote(&mut self, server: SocketAddr, framing: u32) {
+        let mut remote = Remote { port: server.port().into(), ..Remote::default() };
+        match server.ip().to_canonical() {
+            IpAddr::V4(address) => remote.address[0] = u32::from_ne_bytes(address.octets()),
+            IpAddr::V6(address) => {
+                for (word, bytes) in remote.address.iter_mut().zip(address.octets().chunks_exact(4)) {
+                    *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                }
+            }
+        }
+        if let Err(error) = self.remotes.insert(remote, framing, 0) {
+            tracing::warn!(%error, %server, "the gate cannot watch connections to this server");
         }
     }
 

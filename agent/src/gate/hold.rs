@@ -289,6 +289,7 @@ impl Holder {
                     lane if lane & ANSWERS != 0 => self.read_answers((lane & !ANSWERS) as usize),
                     lane => self.read(lane as usize),
                 }
+                self.shared.beat(now_ns());
             }
             self.due();
             if let Some(since) = self.orphaned {
@@ -361,8 +362,19 @@ impl Holder {
             }
             return;
         }
-        let Some(socket) = self.pool.answers(index) else { return };
+        let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.answers(index)) else { return };
         if let Some(Some(session)) = self.sessions.get_mut(index) {
+            if lane.client() != 0 {
+                let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+                if let Ok(count) = nix::sys::socket::recv(socket.as_raw_fd(), &mut self.scratch, flags) {
+                    session.take(&self.scratch[..count], lane);
+                }
+                if session.is_full(self.shared.held_max()) {
+                    self.lost.insert(index);
+                    lane.set_overflow(1);
+                    return;
+                }
+            }
             session.read_answers(socket, &mut self.scratch, &mut self.desk);
         }
         self.turn(index);
@@ -405,6 +417,7 @@ impl Holder {
         let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
         let Some(Some(session)) = self.sessions.get_mut(index) else { return };
         let answers = self.pool.answers(index);
+        let socket = answers.filter(|_| lane.client() != 0).unwrap_or(socket);
         let turn = session.turn(lane, socket, answers, &mut self.desk);
         if let Some(answers) = answers
             && let Some(reads) = session.reads()
@@ -454,6 +467,7 @@ impl Holder {
     /// Frees the lanes of connections that are gone, and lets those go that have not said anything where nothing is held
     /// any more.
     fn clean(&mut self) {
+        self.pool.clean(&mut self.scratch);
         for index in 0..self.pool.len() {
             let Some(lane) = self.lanes.get(index) else { break };
             if lane.state() == state::OPEN && lane.answers() != 0 {
@@ -509,6 +523,12 @@ impl Holder {
         }
         // The server answers only what this thread forwards, so nothing can have come in between.
         lane.set_answers(0);
+        if lane.client() != 0 && self.pool.flows(index) {
+            // A client that began to send in this very moment: what it sends next may overtake that.
+            self.lost.insert(index);
+            lane.set_overflow(1);
+            return;
+        }
         match &mut session {
             Some(session) => session.settle(lane, &self.desk),
             // Nothing was asked yet.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use agent_common::gate::{Framing, Shared, Tally, act, lane as state};
 use agent_core::policy::Policies;
 use agent_core::protocol::inline::Act;
 use agent_core::protocol::{Entry, PROTOCOLS};
+use agent_core::segment::Endpoint;
 use agent_core::sensitive::Catalog;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -41,13 +43,22 @@ pub struct Settings {
     pub off: bool,
     /// Ports of servers whose connections go through the gate; empty: of every database that rules are about.
     pub ports: Vec<u16>,
+    /// Servers elsewhere, and their protocols: what processes here ask them is held.
+    pub remote: Vec<(SocketAddr, String)>,
     /// Declared columns.
     pub catalog: Arc<Catalog>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { closed: false, held_bytes: 64 << 20, off: false, ports: Vec::new(), catalog: Arc::default() }
+        Self {
+            closed: false,
+            held_bytes: 64 << 20,
+            off: false,
+            ports: Vec::new(),
+            remote: Vec::new(),
+            catalog: Arc::default(),
+        }
     }
 }
 
@@ -64,6 +75,8 @@ pub struct Inline {
     ports: HashMap<u16, (&'static Entry, bool)>,
     /// See [`Settings::ports`].
     only: Vec<u16>,
+    /// See [`Settings::remote`].
+    remote: Vec<(SocketAddr, &'static Entry)>,
     /// Ports whose servers cannot have their statements held.
     unheld: HashSet<u16>,
     /// Open connections that the kernel did not let in.
@@ -124,6 +137,11 @@ impl Inline {
             generation: 1,
             ports: HashMap::new(),
             only: settings.ports.clone(),
+            remote: settings
+                .remote
+                .iter()
+                .filter_map(|(server, name)| Some((*server, entries().find(|entry| entry.name == name)?)))
+                .collect(),
             unadopted: 0,
             unheld: HashSet::new(),
             answers: false,
@@ -161,8 +179,16 @@ impl Inline {
         Ok(())
     }
 
+    /// True where what is asked of this server elsewhere is held on its way.
+    pub fn holds_for(&self, server: Endpoint) -> bool {
+        let is = |of: &SocketAddr| of.ip().to_canonical() == server.address && of.port() == server.port;
+        self.remote.iter().any(|(of, entry)| is(of) && self.policies.may_hold(entry.name))
+    }
+
     fn wants_answers(&self) -> bool {
-        entries().any(|entry| entry.mask.is_some() && self.policies.may_mask(entry.name))
+        // What clients send to servers elsewhere comes in the same way.
+        !self.remote.is_empty()
+            || entries().any(|entry| entry.mask.is_some() && self.policies.may_mask(entry.name))
     }
 
     /// The shim takes answers, or not any more: which ports' new connections send theirs through it.
@@ -198,6 +224,15 @@ impl Inline {
         for (port, name) in usual.chain(configured) {
             self.watch_port(port, name, policies);
         }
+        let remote = std::mem::take(&mut self.remote);
+        for (server, entry) in &remote {
+            if let Some(framing) = entries().position(|other| other.name == entry.name)
+                && policies.may_hold(entry.name)
+            {
+                self.guard.enrol_remote(*server, framing as u32);
+            }
+        }
+        self.remote = remote;
     }
 
     /// True where it is to be looked at whether a port's connections can go through the gate.

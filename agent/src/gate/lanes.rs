@@ -57,6 +57,11 @@ impl Page<Shared> {
         unsafe { self.at.as_ptr().write_volatile(*shared) };
     }
 
+    /// Most bytes of a connection that may wait.
+    pub fn held_max(&self) -> u64 {
+        word!(AtomicU64, (*self.at.as_ptr()).held_max).load(Ordering::Relaxed)
+    }
+
     /// The key of hashes; never changes.
     pub fn key(&self) -> [u64; 2] {
         // SAFETY: mapped for as long as `self`.
@@ -165,6 +170,8 @@ impl LaneRef<'_> {
         overflow set_overflow overflow: AtomicU32 = u32;
         /// See [`Lane::answers`].
         answers set_answers answers: AtomicU32 = u32;
+        /// See [`Lane::client`].
+        client set_client client: AtomicU32 = u32;
         /// See [`Lane::answering`].
         answering set_answering answering: AtomicU32 = u32;
     }

@@ -83,7 +83,7 @@ struct Tap {
     /// Its ends as the server's socket sees them, where that is on this host too and was seen: the addresses may be
     /// translated in between.
     accepted: Option<(Endpoint, Endpoint)>,
-    /// The server's socket, where it is on this host and was seen.
+    /// The server's socket, where it is on this host and was seen: what the gate has. The client's, where the gate has that.
     server: Option<u64>,
 }
 
@@ -345,7 +345,7 @@ impl Driver {
                 if let Some(tap) = self.taps.get_mut(&first) {
                     tap.peer_here = true;
                     tap.accepted = Some(ends);
-                    tap.server = Some(open.cookie);
+                    tap.server.get_or_insert(open.cookie);
                 }
                 return;
             }
@@ -387,6 +387,9 @@ impl Driver {
         }
         self.by_ends.insert(ends, cookie);
         let (peer_here, accepted, tls) = (false, None, None);
+        // Its server is elsewhere: the gate has its client.
+        let held = self.gate.as_ref().and_then(|gate| gate.inline.as_ref());
+        let server = held.filter(|inline| active == Some(true) && inline.holds_for(ends.1)).map(|_| cookie);
         let tap = Tap {
             flow,
             socket: Socket::default(),
@@ -397,7 +400,7 @@ impl Driver {
             peer_here,
             tls,
             accepted,
-            server: None,
+            server,
         };
         self.taps.entry(cookie).insert(tap).into_mut()
     }

@@ -10,6 +10,9 @@ use nix::sys::socket::{MsgFlags, recv};
 use super::super::talk::News;
 use super::Desk;
 
+/// Most bytes that are masked at once.
+const ONCE: usize = 64 * 1024;
+
 /// The answers of one session.
 pub(super) struct Answers {
     masker: Box<dyn Mask>,
@@ -57,7 +60,9 @@ impl Answers {
         if !self.out.is_empty() {
             return;
         }
-        let Ok(count) = recv(socket.as_raw_fd(), scratch, MsgFlags::MSG_DONTWAIT) else { return };
+        // Others wait meanwhile, and the kernel side for a sign of life.
+        let room = scratch.len().min(ONCE);
+        let Ok(count) = recv(socket.as_raw_fd(), &mut scratch[..room], MsgFlags::MSG_DONTWAIT) else { return };
         let bytes = scratch.get(..count).unwrap_or_default();
         if self.broken {
             return;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use agent_common::gate::{FROM_SHIM, TO_SHIM};
+use agent_common::gate::{FROM_SHIM, SINK, TO_SHIM};
 use aya::maps::{HashMap, Map, MapData, Queue, SockHash};
 
 /// How many more sockets than connections there are.
@@ -23,6 +23,10 @@ pub(super) struct Pool {
     serves: HashMap<MapData, u32, u64>,
     free: Queue<MapData, u32>,
     most: usize,
+    /// Takes what is meant for connections that are gone.
+    sink: OwnedFd,
+    /// Its other end.
+    _sink: OwnedFd,
 }
 
 /// The connection of a lane's answers.
@@ -45,14 +49,19 @@ impl Pool {
         let mut free = Queue::try_from(Map::Queue(free))?;
         // Lanes that another shim had prepared have its sockets.
         while free.pop(0).is_ok() {}
+        let ((sink, _), (other, _)) = Pairs::open()?.next()?;
+        let mut shims = SockHash::try_from(Map::SockHash(shims))?;
+        shims.insert(SINK, sink.as_raw_fd(), 0)?;
         Ok(Self {
             sockets: Vec::new(),
             answers: Vec::new(),
             through,
-            shims: SockHash::try_from(Map::SockHash(shims))?,
+            shims,
             serves: HashMap::try_from(Map::HashMap(serves))?,
             free,
             most,
+            sink,
+            _sink: other,
         })
     }
 
@@ -87,6 +96,12 @@ impl Pool {
         let from = self.answers.len();
         self.complete()?;
         Ok(from..self.answers.len())
+    }
+
+    /// Forgets what was meant for connections that are gone.
+    pub(super) fn clean(&self, scratch: &mut [u8]) {
+        use nix::sys::socket::{MsgFlags, recv};
+        while recv(self.sink.as_raw_fd(), scratch, MsgFlags::MSG_DONTWAIT).is_ok_and(|count| count > 0) {}
     }
 
     /// The lane may be used again.

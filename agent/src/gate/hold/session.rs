@@ -29,6 +29,8 @@ use super::{Class, Desk};
 const INTRODUCTION: Duration = Duration::from_millis(200);
 /// How much longer than its terms say an approval is waited for, before the shim decides alone.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a client must have been quiet before what it sends goes straight to its server.
+const QUIET: Duration = Duration::from_millis(20);
 /// Names that are remembered of one session.
 const GIVEN_MAX: usize = 4096;
 /// Most bytes that are sent at once.
@@ -86,8 +88,14 @@ pub(super) struct Session {
     masks: Option<Masks>,
     /// What goes on is part of the handshake.
     greeting: bool,
-    /// What its server sends is read.
+    /// What its server sends is read; of a client whose server is elsewhere, what it sends itself.
     reading: bool,
+    /// Its server is elsewhere: all that the client sends comes through here.
+    client: bool,
+    /// The message that stands first is not all here.
+    short: bool,
+    /// When bytes came last.
+    last: Instant,
 }
 
 impl Session {
@@ -113,10 +121,16 @@ impl Session {
             held: None,
             born: Instant::now(),
             given: HashMap::new(),
-            answers: (lane.answers() != 0).then(|| mask::open(entry.name)).flatten().map(Answers::new),
+            answers: (lane.answers() != 0 && lane.client() == 0)
+                .then(|| mask::open(entry.name))
+                .flatten()
+                .map(Answers::new),
             masks: None,
             greeting: false,
             reading: true,
+            client: lane.client() != 0,
+            short: false,
+            last: Instant::now(),
         })
     }
 
@@ -124,13 +138,19 @@ impl Session {
         self.cookie
     }
 
+    /// True where more waits than may. It cannot go on.
+    pub(super) fn is_full(&self, most: u64) -> bool {
+        self.client && self.waiting().len() as u64 > most
+    }
+
     /// Bytes have come.
     pub(super) fn take(&mut self, bytes: &[u8], lane: LaneRef<'_>) {
-        if self.taken == 0 && self.answers.is_none() {
+        if self.taken == 0 && self.answers.is_none() && !self.client {
             // The rest of a message that began to pass before something else had to be held.
             self.pass = u64::from(lane.skip());
             self.forwarded = 0;
         }
+        self.last = Instant::now();
         self.taken += bytes.len() as u64;
         self.buffer.extend_from_slice(bytes);
     }
@@ -165,6 +185,9 @@ impl Session {
         desk: &mut Desk,
     ) -> Turn {
         let turn = self.deal(lane, socket, desk);
+        if self.client {
+            lane.set_answering(u32::from(self.waits()));
+        }
         let Some(answers) = &mut self.answers else { return turn };
         let flushed = from_server.is_none_or(|socket| answers.flush(socket));
         lane.set_answering(u32::from(!answers.is_idle()));
@@ -233,10 +256,14 @@ impl Session {
             if self.waiting().is_empty() {
                 break;
             }
+            self.short = false;
             self.masks = None;
             self.greeting = !self.reader.begun();
             match self.reader.next(&self.buffer[self.start..]) {
-                Step::Short => break,
+                Step::Short => {
+                    self.short = true;
+                    break;
+                }
                 Step::Pass(count) => self.pass = count,
                 Step::Ask(length) => {
                     if let Some(wait) = self.introduce(desk) {
@@ -273,12 +300,18 @@ impl Session {
 
     /// Whether more of that may be read, where that has changed.
     pub(super) fn reads(&mut self) -> Option<bool> {
-        let reads = self.answers.as_ref().is_none_or(Answers::reads);
+        // Of what cannot go on yet no more is taken than what it needs to go on.
+        let room = !self.client || self.short || self.waiting().len() < PIECE;
+        let reads = self.answers.as_ref().is_none_or(Answers::reads) && room;
         (std::mem::replace(&mut self.reading, reads) != reads).then_some(reads)
     }
 
     /// True where answers need not come through here any more, as far as it knows.
     pub(super) fn may_settle(&self, desk: &Desk) -> bool {
+        if self.client {
+            // Nobody sees what it is answered. One that was quiet for so long waits for nothing.
+            return (desk.draining || self.blind) && !self.waits() && self.last.elapsed() >= QUIET;
+        }
         let unwanted = desk.draining || !desk.policies.may_mask(self.entry.name);
         let idle = !self.waits() && self.pass == 0 && self.held.is_none();
         self.answers.as_ref().is_none_or(Answers::is_idle) && (self.blind || unwanted && idle)
@@ -288,7 +321,7 @@ impl Session {
     pub(super) fn settle(&mut self, lane: LaneRef<'_>, desk: &Desk) {
         self.answers = None;
         lane.set_answering(0);
-        if self.taken == 0 {
+        if self.taken == 0 && !self.client {
             let _ = lane.release(0, desk.draining);
         }
     }
@@ -306,6 +339,11 @@ impl Session {
     /// Opens the fast way again where all that came is dealt with.
     fn let_go(&mut self, lane: LaneRef<'_>) {
         if self.waiting().is_empty() && self.out.is_empty() && self.taken > 0 {
+            if self.client {
+                lane.set_late(u32::from(self.reader.begun()));
+                (self.taken, self.forwarded) = (0, 0);
+                return;
+            }
             if self.answers.is_some() {
                 // Whoever masks its answers has to see all that is asked.
                 if lane.rest(self.taken) {
