@@ -26,6 +26,7 @@ use crate::pipeline::record::Ids;
 
 mod pool; // the shim's sockets
 mod session; // one connection: bytes in, bytes and decisions out
+mod statements; // of a held message -> how they are told
 mod answers; // what its server sends: bytes in, masked bytes out
 
 use pool::Pool;

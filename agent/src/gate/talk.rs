@@ -128,6 +128,8 @@ pub struct Decision {
     pub disposition: Told,
     /// Nanoseconds that it was held.
     pub held_ns: u64,
+    /// What was asked for, without literals, where the agent sees only what was put in its place; else empty.
+    pub shown: String,
     /// Who decided, where somebody was asked. The agent knows that.
     #[serde(skip)]
     pub approval: Option<Approval>,

@@ -358,7 +358,7 @@ impl Driver {
             None => self.tap(open.cookie, ends, Some(active)),
         };
         tap.start = Some(start);
-        (tap.peer_here, tap.accepted, tap.server) = (peer_here, accepted, server);
+        (tap.peer_here, tap.accepted, tap.server) = (peer_here, accepted, tap.server.or(server));
     }
 
     /// The tapped socket at the other end of a connection that begins. Data in a SYN that the server did not take

@@ -7,9 +7,10 @@ use agent_core::event::{Disposition, Event, EventKind};
 use agent_core::exchange::{Parameter, Statement};
 use agent_core::identity::{Claim, Identity};
 use agent_core::judge::Verdict;
+use agent_core::protocol::PROTOCOLS;
 use agent_core::segment::Nanos;
 use agent_core::sensitive::{Catalog, has_password, is_sensitive};
-use agent_core::sql::{Analysis, Redaction};
+use agent_core::sql::{Analysis, Redaction, analyze};
 
 /// Makes UUIDs of version 7 (RFC 9562): the time of the event, then 32 random bits of this run, then a counter.
 /// Unique without a random number for each event, sorted by time, and cheap to store.
@@ -208,6 +209,15 @@ pub(super) fn held(event: &mut Event, decision: Option<&Decision>) {
         && decision.id != 0
     {
         event.event_id = decision.id;
+    }
+    if let Some(decision) = decision
+        && !decision.shown.is_empty()
+        && let Some(entry) = PROTOCOLS.iter().find(|entry| *entry.name == *event.db_system_name)
+    {
+        let meant = analyze(entry.dialect, decision.shown.as_bytes());
+        understood(event, &meant, &meant);
+        event.db_query_text = decision.shown.as_str().into();
+        event.statement_complete = meant.statement_complete;
     }
     if let Some(approval) = decision.and_then(|decision| decision.approval.as_ref()) {
         event.approval_id = approval.id.as_str().into();

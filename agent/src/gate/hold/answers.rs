@@ -62,7 +62,9 @@ impl Answers {
         }
         // Others wait meanwhile, and the kernel side for a sign of life.
         let room = scratch.len().min(ONCE);
-        let Ok(count) = recv(socket.as_raw_fd(), &mut scratch[..room], MsgFlags::MSG_DONTWAIT) else { return };
+        let Ok(count) = recv(socket.as_raw_fd(), &mut scratch[..room], MsgFlags::MSG_DONTWAIT) else {
+            return;
+        };
         let bytes = scratch.get(..count).unwrap_or_default();
         if self.broken {
             return;

@@ -21,8 +21,9 @@ use nix::sys::socket::{MsgFlags, send};
 use sha2::{Digest as _, Sha256};
 
 use super::super::lanes::LaneRef;
-use super::super::talk::{Decision, News, SHOWN_MAX, Told, digest};
+use super::super::talk::{Decision, News, Told, digest};
 use super::answers::{Answers, Masks};
+use super::statements::Asked;
 use super::{Class, Desk};
 
 /// How long a session's first statements wait for the agent to say who it is, where rules ask for that.
@@ -54,7 +55,7 @@ struct Held {
     /// Bytes of its message.
     length: usize,
     verdict: Verdict,
-    texts: Vec<u64>,
+    asked: Asked,
     since: Instant,
     until: Instant,
     allow: bool,
@@ -452,15 +453,15 @@ impl Session {
         let verdict = self.judge(&meaning, desk);
         let masks = self.masks(&meaning, desk);
         let acts = verdict.policy_mode == Some(Mode::Enforce);
-        let digests = digests(&meaning);
+        let asked = Asked(meaning.texts.clone());
         let may_pass = !acts || verdict.action < Action::RequireApproval;
         if may_pass || verdict.action == Action::RequireApproval && !desk.draining {
             match self.maskable(length, masks.as_ref(), desk) {
                 Ok(masks) => self.masks = masks,
                 Err((verdict, why)) => {
                     let id = desk.ids.next(now());
-                    tell(desk, cookie, id, &verdict, Told::Blocked, &digests, Duration::ZERO);
-                    return self.block(id, length, &verdict, &format!(": {why}"), lane);
+                    self.block(id, length, &verdict, &format!(": {why}"), lane);
+                    return self.tell(desk, id, &verdict, Told::Blocked, &asked, Duration::ZERO);
                 }
             }
         }
@@ -471,7 +472,7 @@ impl Session {
             {
                 debug_assert!(masks.rules.contains(&verdict.policy_rule));
                 let id = desk.ids.next(now());
-                tell(desk, cookie, id, &verdict, Told::Masked, &digests, Duration::ZERO);
+                self.tell(desk, id, &verdict, Told::Masked, &asked, Duration::ZERO);
             }
             if masks.is_none()
                 && meaning.lasting
@@ -488,14 +489,14 @@ impl Session {
         }
         let id = desk.ids.next(now());
         if verdict.action == Action::RequireApproval && !desk.draining {
-            self.hold(id, length, verdict, &meaning, digests, desk);
+            self.hold(id, length, verdict, asked, desk);
             return;
-        }
-        if verdict.action != Action::Kill {
-            tell(desk, cookie, id, &verdict, Told::Blocked, &digests, Duration::ZERO);
         }
         self.masks = None;
         self.block(id, length, &verdict, "", lane);
+        if verdict.action != Action::Kill {
+            self.tell(desk, id, &verdict, Told::Blocked, &asked, Duration::ZERO);
+        }
     }
 
     fn block(&mut self, id: u128, length: usize, verdict: &Verdict, why: &str, lane: LaneRef<'_>) {
@@ -564,52 +565,36 @@ impl Session {
         self.consume(length, lane);
     }
 
-    fn hold(
-        &mut self,
-        id: u128,
-        length: usize,
-        verdict: Verdict,
-        meaning: &Meaning,
-        texts: Vec<u64>,
-        desk: &mut Desk,
-    ) {
+    fn hold(&mut self, id: u128, length: usize, verdict: Verdict, asked: Asked, desk: &mut Desk) {
         let terms = desk.policies.named(&verdict.policy_rule).and_then(|policy| policy.approval.as_ref());
         let ttl = terms.map_or(agent_core::policy::TTL, |terms| terms.ttl);
         let allow = terms.is_some_and(|terms| terms.on_timeout == OnTimeout::Allow);
-        let mut shown = String::new();
-        for text in &meaning.texts {
-            if !shown.is_empty() {
-                shown.push_str("; ");
-            }
-            shown.push_str(&text.analysis().redacted);
-        }
-        let end = (0..=shown.len().min(SHOWN_MAX)).rev().find(|&at| shown.is_char_boundary(at)).unwrap_or(0);
-        shown.truncate(end);
         let message = &self.buffer[self.start..self.start + length];
         desk.tell(News::Ask {
             id,
             cookie: self.cookie,
             rule: verdict.policy_rule.to_string(),
             digest: Sha256::digest(message).into(),
-            shown,
+            shown: asked.shown(),
         });
         let since = Instant::now();
         let until = since + ttl + GRACE;
-        self.held = Some(Held { id, length, verdict, texts, since, until, allow });
+        self.held = Some(Held { id, length, verdict, asked, since, until, allow });
     }
 
     /// Somebody has decided, or time has. True where this session waited for it.
     pub(super) fn answer(&mut self, id: u128, approved: bool, reason: &str, desk: &mut Desk) -> bool {
         let Some(held) = self.held.take_if(|held| held.id == id) else { return false };
         let told = if approved { Told::Approved } else { Told::Denied };
-        tell(desk, self.cookie, id, &held.verdict, told, &held.texts, held.since.elapsed());
         if approved {
             self.pass = held.length as u64;
-            return true;
+        } else {
+            let text =
+                format!("blocked by policy {} (weir {}): {reason}", held.verdict.policy_rule, reference(id));
+            let refusal = Refusal { message: &text, hint: &held.verdict.message, canceled: false };
+            self.replace(held.length, refusal);
         }
-        let text =
-            format!("blocked by policy {} (weir {}): {reason}", held.verdict.policy_rule, reference(id));
-        self.replace(held.length, Refusal { message: &text, hint: &held.verdict.message, canceled: false });
+        self.tell(desk, id, &held.verdict, told, &held.asked, held.since.elapsed());
         true
     }
 
@@ -617,9 +602,9 @@ impl Session {
     pub(super) fn cancel(&mut self, desk: &mut Desk) -> bool {
         let Some(held) = self.held.take() else { return false };
         desk.tell(News::Withdrawn { id: held.id });
-        tell(desk, self.cookie, held.id, &held.verdict, Told::Denied, &held.texts, held.since.elapsed());
         let message = "canceling statement due to user request";
         self.replace(held.length, Refusal { message, hint: "", canceled: true });
+        self.tell(desk, held.id, &held.verdict, Told::Denied, &held.asked, held.since.elapsed());
         true
     }
 
@@ -651,7 +636,31 @@ impl Session {
     pub(super) fn gone(&mut self, desk: &mut Desk) {
         if let Some(held) = self.held.take() {
             desk.tell(News::Withdrawn { id: held.id });
-            tell(desk, self.cookie, held.id, &held.verdict, Told::Denied, &held.texts, held.since.elapsed());
+            self.tell(desk, held.id, &held.verdict, Told::Denied, &held.asked, held.since.elapsed());
+        }
+    }
+
+    /// Tells the agent what was decided about a message: of each statement of it, by the text that the agent sees. The
+    /// first has the reference.
+    fn tell(&self, desk: &mut Desk, id: u128, verdict: &Verdict, told: Told, asked: &Asked, held: Duration) {
+        debug_assert!(verdict.disposition != Disposition::Allowed);
+        // The agent sees what leaves the client's socket: what was put in its place.
+        let sent = self.reader.text(&self.out).filter(|_| self.client).map(|(_, text)| digest(text));
+        let shown = if sent.is_some() { asked.shown() } else { String::new() };
+        for (index, text) in sent.map_or_else(|| asked.digests(), |sent| vec![sent]).into_iter().enumerate() {
+            let decision = Decision {
+                cookie: self.cookie,
+                text,
+                id: if index == 0 { id } else { 0 },
+                policy_rule: verdict.policy_rule.to_string(),
+                policy_version: verdict.policy_version.to_string(),
+                enforced: verdict.policy_mode == Some(Mode::Enforce),
+                disposition: told,
+                held_ns: held.as_nanos() as u64,
+                shown: shown.clone(),
+                approval: None,
+            };
+            desk.tell(News::Decided(decision));
         }
     }
 
@@ -711,37 +720,6 @@ impl Session {
 fn may_be_known(text: &Arc<Text>, desk: &Desk) -> bool {
     let literals = text.bytes().iter().any(|byte| byte.is_ascii_digit() || *byte == b'\'');
     !literals || !text.is_literal_bound() && !desk.policies.needs_data()
-}
-
-fn digests(meaning: &Meaning) -> Vec<u64> {
-    meaning.texts.iter().map(|text| digest(text.bytes())).collect()
-}
-
-fn tell(
-    desk: &mut Desk,
-    cookie: u64,
-    id: u128,
-    verdict: &Verdict,
-    disposition: Told,
-    texts: &[u64],
-    held: Duration,
-) {
-    // One for each statement of the message; the first has the reference.
-    for (index, &text) in texts.iter().enumerate() {
-        let decision = Decision {
-            cookie,
-            text,
-            id: if index == 0 { id } else { 0 },
-            policy_rule: verdict.policy_rule.to_string(),
-            policy_version: verdict.policy_version.to_string(),
-            enforced: verdict.policy_mode == Some(Mode::Enforce),
-            disposition,
-            held_ns: held.as_nanos() as u64,
-            approval: None,
-        };
-        desk.tell(News::Decided(decision));
-    }
-    debug_assert!(verdict.disposition != Disposition::Allowed);
 }
 
 /// The event's id, as it is shown everywhere.
