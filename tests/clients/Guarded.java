@@ -1,3 +1,5 @@
+import java.io.StringReader;
+import java.io.StringWriter;
 import java.sql.BatchUpdateException;
 import java.sql.Connection;
 import java.sql.DriverManager;
@@ -8,12 +10,23 @@ import java.sql.Statement;
 import java.util.Arrays;
 import java.util.Properties;
 import java.util.Random;
+import org.postgresql.PGConnection;
+import org.postgresql.copy.CopyManager;
 
 /**
  * Mixed statements, some forbidden, by pgjdbc: batches among them. Usage: Guarded.java TABLE STATEMENTS SEED [dry]; where
  * to, from the PG* environment. `dry` leaves the forbidden ones out: both runs must print the same.
  */
 public class Guarded {
+    static final String[] FORBIDDEN = {
+        "delete from {t}",
+        "update {t} set v = 'gone'",
+        "drop table {t}",
+        "TRUNCATE ONLY {t}",
+        "/* harmless */ DeLeTe /* really */ FROM {t} where true or id = 1",
+        "with gone as (delete from {t} returning *) select count(*) from gone",
+        "do $$ begin delete from {t}; end $$",
+    };
     static String table;
     static boolean dry;
 
@@ -26,7 +39,16 @@ public class Guarded {
         try (Connection connection = connect()) {
             for (int done = 0; done < count; ) {
                 int id = random.nextInt(500);
-                switch (random.nextInt(4)) {
+                switch (random.nextInt(5)) {
+                    case 4 -> {
+                        CopyManager copy = connection.unwrap(PGConnection.class).getCopyAPI();
+                        String rows = id + "\tdrop table " + table + ";\n" + id + "\ttwo\n";
+                        said.append(copy.copyIn("copy " + table + " from stdin", new StringReader(rows))).append('\n');
+                        StringWriter out = new StringWriter();
+                        copy.copyOut("copy (select id, v from " + table + " where id = " + id + " order by v limit 1) to stdout", out);
+                        said.append(out);
+                        done += 2;
+                    }
                     case 0 -> {
                         try (PreparedStatement insert =
                                 connection.prepareStatement("insert into " + table + " values (?, ?)")) {
@@ -80,23 +102,29 @@ public class Guarded {
         try (Statement statement = connection.createStatement()) {
             if (batch) {
                 statement.addBatch("insert into " + table + " values (" + id + ", 'never')");
-                statement.addBatch("/* forbidden */ delete from " + table);
+                statement.addBatch("/* forbidden */ " + FORBIDDEN[id % FORBIDDEN.length].replace("{t}", table));
                 statement.addBatch("insert into " + table + " values (" + id + ", 'never')");
                 statement.executeBatch();
             } else {
-                statement.execute("/* forbidden */ update " + table + " set v = 'gone'");
+                statement.execute("/* forbidden */ " + FORBIDDEN[id % FORBIDDEN.length].replace("{t}", table));
             }
             said.append("EXECUTED\n");
         } catch (BatchUpdateException error) {
-            said.append(error.getMessage().contains("blocked by policy") ? "refused\n" : error.getMessage());
+            said.append(isRefused(error) ? "refused\n" : error.getMessage());
         } catch (SQLException error) {
-            said.append(error.getMessage().contains("blocked by policy") ? "refused\n" : error.getMessage());
+            said.append(isRefused(error) ? "refused\n" : error.getMessage());
         } finally {
             if (batch) {
                 connection.rollback();
                 connection.setAutoCommit(true);
             }
         }
+    }
+
+    /** Over TLS the server itself only knows that the statement is cancelled. */
+    static boolean isRefused(SQLException error) {
+        boolean hidden = !System.getenv("PGSSLMODE").equals("disable");
+        return error.getMessage().contains(hidden ? "canceling statement due to user request" : "blocked by policy");
     }
 
     static Connection connect() throws SQLException {

@@ -14,6 +14,8 @@ pub mod wire; // hand-made frontend messages
 pub mod relay; // what clients get to see
 pub mod operator; // commands against a running agent
 pub mod guarded; // clients whose forbidden statements are refused
+pub mod prevent; // every driver by every route -> what was executed of what is forbidden
+pub mod stream; // a stream cut anywhere -> answers in order
 pub mod kernel; // what a process holds in the kernel
 pub mod stored; // what the agent has stored, once it has
 pub mod pooler; // pgbouncer in front of a server

@@ -1,49 +1,39 @@
 //! Statements held before the server has them: what a rule forbids is not executed, all else is as without the gate.
 //! The oracle is the server's own log and data.
 
-use std::io::Write;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tests::client::{self, Route};
-use tests::drivers;
-use tests::guarded::{POLICIES, blocked, executed, guarding, same_but_refused};
+use tests::client::Route;
+use tests::guarded::{POLICIES, blocked, executed, guarding};
 use tests::netns::NetNs;
 use tests::operator::{operator, pending, shim_of};
+use tests::prevent::{Driver, compare};
 use tests::server::talkative;
 use tests::stored::wait_for;
+use tests::stream;
 use tests::wire::{self, Wire};
 
 #[test]
 fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
-    let server = talkative()?;
-    let namespace = NetNs::new()?;
+    let (server, plain, namespace) = (talkative()?, talkative()?, NetNs::new()?);
     let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
     let mut refused = 0;
-    let routes = [Route::loopback4(), Route::loopback6(), Route::veth4(&namespace), Route::veth6(&namespace)];
+    let routes = [
+        Route::loopback4(),
+        Route::loopback6(),
+        Route::veth4(&namespace),
+        Route::veth6(&namespace),
+        Route::unix(&server),
+    ];
     for (number, route) in routes.iter().enumerate() {
-        let seed = format!("{}", 7 + number);
-        for driver in ["psycopg", "asyncpg"] {
-            let run = |table: &str, dry: bool| {
-                let mut arguments = vec![driver, table, "800", &seed];
-                arguments.extend(dry.then_some("dry"));
-                client::python(&server, route, "guarded.py", &arguments)
-            };
-            let count = same_but_refused(&server, &format!("{driver}{number}"), &run)
-                .with_context(|| format!("{driver} by {}: {}", route.host, agent.said()))?;
-            ensure!(count > 50, "{driver} was refused {count} times only");
-            refused += count;
+        for driver in Driver::ALL.into_iter().filter(|driver| driver.goes(route)) {
+            let outcome = compare(&server, &plain, driver, route, 250, 7 + number as u64)
+                .with_context(|| format!("{driver:?} by {}: {}", route.host, agent.said()))?;
+            ensure!(outcome.refused > 20, "{driver:?} was refused {} times only", outcome.refused);
+            refused += outcome.refused;
         }
-        let run = |table: &str, dry: bool| {
-            let mut arguments = vec![table, "800", &seed];
-            arguments.extend(dry.then_some("dry"));
-            drivers::java(&server, route, "Guarded.java", &arguments)
-        };
-        let count = same_but_refused(&server, &format!("jdbc{number}"), &run)
-            .with_context(|| format!("pgjdbc by {}: {}", route.host, agent.said()))?;
-        ensure!(count > 50, "pgjdbc was refused {count} times only");
-        refused += count;
     }
     assert_eq!(executed(&server)?, Vec::<String>::new());
     // Of a batch, or of several statements in one message, each is told as blocked.
@@ -230,67 +220,13 @@ fn the_switch_lets_go_and_holds_again() -> Result<()> {
     Ok(())
 }
 
-/// Numbers that look random and are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
-
 /// A long stream of pipelined messages, cut anywhere: each is answered as it should be, in order.
 #[test]
 fn a_stream_cut_anywhere_is_answered_in_order() -> Result<()> {
-    const GROUPS: u64 = 12_000;
     let server = talkative()?;
     let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
-    let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    ask(&mut wire, "create table kept (id int)")?;
-    wire.send(&[wire::extended("known", "select 'prepared'::text"), wire::sync()].concat())?;
-    wire.until_ready()?;
-    let mut dice = Dice(4711);
-    let (mut stream, mut wanted) = (Vec::new(), Vec::new());
-    for number in 0..GROUPS {
-        let (bytes, answer) = match dice.roll(7) {
-            0 | 1 => (wire::query(&format!("select 'n{number}'::text")), format!("n{number}")),
-            2 => (wire::query("/* forbidden */ drop table kept"), "blocked by policy".to_owned()),
-            3 => {
-                let group = wire::extended("", &format!("select 'x{number}'::text"));
-                ([group, wire::sync()].concat(), format!("x{number}"))
-            }
-            4 => {
-                let group = wire::extended("", "/* forbidden */ delete from kept");
-                ([group, wire::sync()].concat(), "blocked by policy".to_owned())
-            }
-            5 => ([wire::execute("known"), wire::sync()].concat(), "prepared".to_owned()),
-            _ => {
-                // Odd texts are held each time; long ones too.
-                let text = format!("select /* {} */ 'o{number}'::text", "x".repeat(dice.roll(3000) as usize));
-                (wire::query(&text), format!("o{number}"))
-            }
-        };
-        stream.extend(bytes);
-        wanted.push(answer);
-    }
-    let mut writing = wire.stream.try_clone()?;
-    let writer = std::thread::spawn(move || -> Result<()> {
-        let mut rest = &stream[..];
-        while !rest.is_empty() {
-            let most = if dice.roll(4) == 0 { 4000 } else { 40 };
-            let (now, later) = rest.split_at(rest.len().min(1 + dice.roll(most) as usize));
-            writing.write_all(now)?;
-            rest = later;
-        }
-        Ok(())
-    });
-    for (number, wanted) in wanted.iter().enumerate() {
-        let messages = wire.messages().with_context(|| format!("group {number}: {}", agent.said()))?;
-        let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
-        ensure!(said.contains(wanted), "group {number}: wanted {wanted}, got {said:?}");
-    }
-    writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    let outcome = stream::cut_anywhere(&server, 25_000, 4711).with_context(|| agent.said())?;
+    assert!(outcome.refused > 2_000, "{outcome:?}");
     assert_eq!(executed(&server)?, Vec::<String>::new());
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())

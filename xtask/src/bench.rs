@@ -17,6 +17,8 @@ mod routes; // what watching costs over TLS and Unix sockets, and those who have
 mod store; // how fast events become rows, and how small
 mod explain; // texts -> statements a second, verdicts
 mod gate; // what holding statements costs
+mod prevent; // how much of what is dangerous is executed
+mod kill; // how fast a session is ended
 mod verify; // how fast receipts are verified
 
 /// Measure, each number against its peers in the same run.
@@ -26,7 +28,8 @@ mod verify; // how fast receipts are verified
   cargo xtask bench overhead --rounds 5 --seconds 10
   cargo xtask bench pipeline --json")]
 pub struct Args {
-    /// Only this one: overhead, tls, unix, syscalls, pipeline, store, explain, verify or gate
+    /// Only this one: overhead, tls, unix, syscalls, pipeline, store, explain, verify, gate, prevent
+    /// or kill
     name: Option<String>,
     /// Print one JSON object instead of tables
     #[arg(long)]
@@ -46,6 +49,15 @@ pub struct Args {
     /// Receipts checked in `verify`
     #[arg(long, default_value_t = 1_000_000)]
     receipts: u32,
+    /// Mixed statements of each driver by each route in `prevent`, every fourth a dangerous one
+    #[arg(long, default_value_t = 2_000)]
+    statements: u32,
+    /// Messages of the stream that is cut anywhere, in `prevent`
+    #[arg(long, default_value_t = 100_000)]
+    messages: u32,
+    /// Sessions ended in `kill`
+    #[arg(long, default_value_t = 300)]
+    kills: u32,
 }
 
 /// A table: what was measured, its heads, its lines.
@@ -55,8 +67,10 @@ struct Table {
     lines: Vec<Vec<String>>,
 }
 
-const NAMES: &[&str] =
-    &["overhead", "tls", "unix", "syscalls", "pipeline", "store", "explain", "verify", "gate"];
+const NAMES: &[&str] = &[
+    "overhead", "tls", "unix", "syscalls", "pipeline", "store", "explain", "verify", "gate", "prevent",
+    "kill",
+];
 
 impl Args {
     /// Runs the command.
@@ -69,9 +83,17 @@ impl Args {
         if !rustix::process::geteuid().is_root() {
             bail!("weir loads kernel programs: run this as root");
         }
-        setup::ensure(&[Need::Build, Need::Engine, Need::Postgres, Need::Peers])?;
+        let mut needs = vec![Need::Build, Need::Engine, Need::Postgres, Need::Peers];
+        if self.name.as_ref().is_none_or(|name| name == "prevent") {
+            needs.extend([Need::Drivers, Need::Clients]);
+        }
+        setup::ensure(&needs)?;
         terminal::headline("Build");
-        let weir = build::weir(Profile::Release)?;
+        // A binary that is there already, as for the tests.
+        let weir = match std::env::var_os("XTASK_WEIR") {
+            Some(built) => built.into(),
+            None => build::weir(Profile::Release)?,
+        };
         let conditions = conditions::now();
         let mut results = json!({ "conditions": conditions });
         for name in NAMES.iter().filter(|n| self.name.as_ref().is_none_or(|only| only == **n)) {
@@ -85,6 +107,8 @@ impl Args {
                 "explain" => explain::run()?,
                 "gate" => gate::run(&weir, self.rounds, self.seconds)?,
                 "verify" => verify::run(self.receipts)?,
+                "prevent" => prevent::run(&weir, self.statements, self.messages)?,
+                "kill" => kill::run(&weir, self.kills)?,
                 _ => store::run(self.rows)?,
             };
             results[*name] = value;
@@ -140,6 +164,12 @@ fn median(values: &[f64]) -> f64 {
         n if n % 2 == 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
         _ => sorted[middle],
     }
+}
+
+/// The value below which this part of the sorted ones lies; of none, not a number.
+fn quantile(sorted: &[f64], at: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((last as f64 * at) as usize).copied().unwrap_or(f64::NAN)
 }
 
 /// 1234567 -> `1,234,567`.

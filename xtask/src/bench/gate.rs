@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::overhead::Pooler;
-use super::{Table, grouped, load, median, rounded};
+use super::{Table, grouped, load, median, quantile, rounded};
 use crate::postgres::Postgres;
 use crate::scratch::Scratch;
 use crate::terminal::Step;
@@ -19,8 +19,31 @@ const PEERS: &[&str] = &["nothing", "weir watching", "armed", "1 % held", "all h
 /// What pgbench's `-S` asks. The kernel side knows it after the first time.
 const KNOWN: &str =
     "\\set aid random(1, 100000 * :scale)\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n";
-/// The same with a comment: it is judged each time.
-const HELD: &str = "\\set aid random(1, 100000 * :scale)\nSELECT /* held */ abalance FROM pgbench_accounts WHERE aid = :aid;\n";
+/// What it asks without that, TPC-B's transaction.
+const TPCB: &str = "\\set aid random(1, 100000 * :scale)
+\\set bid random(1, 1 * :scale)
+\\set tid random(1, 10 * :scale)
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+END;
+";
+
+/// The same with comments: it is judged each time.
+fn held(script: &str) -> String {
+    let hold = |line: &str| match line.split_once(' ') {
+        Some((verb, rest)) if !verb.starts_with('\\') => format!("{verb} /* held */ {rest}\n"),
+        // BEGIN, END.
+        None => format!("/* held */ {line}\n"),
+        _ => format!("{line}\n"),
+    };
+    script.lines().map(hold).collect()
+}
+
 /// Nothing that pgbench asks, but rules that have to look.
 const RULES: &str = "kind: DatabasePolicy
 metadata: {name: no-destroy}
@@ -59,21 +82,86 @@ pub(super) fn run(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Ta
         fs::write(&path, text)?;
         Ok(path.to_string_lossy().into_owned())
     };
-    let (known, held) = (script("known.sql", KNOWN)?, script("held.sql", HELD)?);
+    let (mut value, mut lines) = (json!({}), Vec::new());
+    for (workload, known) in [("-S", KNOWN), ("TPC-B", TPCB)] {
+        let (known, held) = (script("known.sql", known)?, script("held.sql", &held(known))?);
+        let tps = rounds_of(binary, &server, &pooler, workload, &known, &held, rounds, seconds)?;
+        for (number, peer) in PEERS.iter().enumerate() {
+            let of = |other: usize| {
+                let ratios: Vec<f64> =
+                    tps[number].iter().zip(&tps[other]).map(|(with, without)| with / without).collect();
+                median(&ratios)
+            };
+            let (nothing, watching) = (of(0), of(1));
+            value[workload][*peer] = json!({
+                "tps": rounded(median(&tps[number])),
+                "ratio": rounded(nothing),
+                "ratio_to_watching": rounded(watching),
+            });
+            let tps = grouped(median(&tps[number]));
+            let what = format!("{workload}, {peer}");
+            lines.push(vec![what, tps, format!("{nothing:.3}"), format!("{watching:.3}")]);
+        }
+        let step = Step::start(&format!("{workload}, one client, each transaction timed"), "");
+        let timed = |peer: &str, script: &str| -> Result<Vec<f64>> {
+            let mut weir = (peer == "weir").then(|| agent(binary, &server, true)).transpose()?;
+            let port = if peer == "pgbouncer" { pooler.port } else { server.port };
+            let times = latencies(&server, scripts.path(), script, seconds, port);
+            weir.as_mut().map(Weir::stop).transpose()?;
+            times
+        };
+        let ways = [
+            ("nothing", timed("", &known)?),
+            ("passing", timed("weir", &known)?),
+            ("held", timed("weir", &held)?),
+            ("pgbouncer", timed("pgbouncer", &known)?),
+        ];
+        step.done("");
+        for (name, at) in [("p50", 0.5), ("p99", 0.99)] {
+            let nothing = quantile(&ways[0].1, at);
+            let mut line = vec![format!("{workload}, one client, added at {name}")];
+            for (way, times) in &ways {
+                let added = quantile(times, at) - nothing;
+                value[workload][format!("{way}_{name}_us")] = rounded(quantile(times, at));
+                if *way != "nothing" {
+                    line.push(format!("{added:.0} us {way}"));
+                }
+            }
+            lines.push(line);
+        }
+    }
+    let title = format!(
+        "Gate: pgbench, {CLIENTS} clients, {rounds} interleaved rounds of {seconds} s; ratio: median of each round's"
+    );
+    Ok((value, Table { title, heads: vec!["", "transactions/s", "to nothing", "to watching"], lines }))
+}
+
+/// Transactions a second of every peer, in each round.
+#[expect(clippy::too_many_arguments, reason = "called once; a struct would name them a second time")]
+fn rounds_of(
+    binary: &Path,
+    server: &Postgres,
+    pooler: &Pooler,
+    workload: &str,
+    known: &str,
+    held: &str,
+    rounds: u32,
+    seconds: u32,
+) -> Result<Vec<Vec<f64>>> {
     let mut tps: Vec<Vec<f64>> = vec![Vec::new(); PEERS.len()];
     for round in 0..rounds {
         for (number, peer) in PEERS.iter().enumerate() {
-            let step = Step::start(&format!("round {}, {peer}", round + 1), "");
+            let step = Step::start(&format!("{workload}, round {}, {peer}", round + 1), "");
             let mut pgbench = server.client("pgbench");
             pgbench.args(["-n", "-h", "127.0.0.1", "-c", CLIENTS, "-j", "2", "-T", &seconds.to_string()]);
             match *peer {
                 "1 % held" => pgbench.args(["-f", &format!("{known}@99"), "-f", &format!("{held}@1")]),
-                "all held" => pgbench.args(["-f", &held]),
-                _ => pgbench.args(["-f", &known]),
+                "all held" => pgbench.args(["-f", held]),
+                _ => pgbench.args(["-f", known]),
             };
             let mut weir = match *peer {
                 "nothing" | "pgbouncer" => None,
-                peer => Some(agent(binary, &server, peer != "weir watching")?),
+                peer => Some(agent(binary, server, peer != "weir watching")?),
             };
             if *peer == "pgbouncer" {
                 pgbench.args(["-p", &pooler.port.to_string()]);
@@ -86,43 +174,14 @@ pub(super) fn run(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Ta
             step.done(&format!("{} transactions/s", grouped(measured.tps)));
         }
     }
-    let step = Step::start("one client, each transaction timed", "");
-    let mut weir = agent(binary, &server, true)?;
-    let [fast, slow] = [&known, &held].map(|script| latencies(&server, scripts.path(), script, seconds));
-    weir.stop()?;
-    let (fast, slow) = (fast?, slow?);
-    step.done("");
-
-    let (mut value, mut lines) = (json!({}), Vec::new());
-    for (number, peer) in PEERS.iter().enumerate() {
-        let of = |other: usize| {
-            let ratios: Vec<f64> =
-                tps[number].iter().zip(&tps[other]).map(|(with, without)| with / without).collect();
-            median(&ratios)
-        };
-        let (nothing, watching) = (of(0), of(1));
-        value[*peer] = json!({
-            "tps": rounded(median(&tps[number])), "ratio": rounded(nothing), "ratio_to_watching": rounded(watching),
-        });
-        let tps = grouped(median(&tps[number]));
-        lines.push(vec![(*peer).to_owned(), tps, format!("{nothing:.3}"), format!("{watching:.3}")]);
-    }
-    for (name, at) in [("p50", 0.5), ("p99", 0.99)] {
-        let (fast, slow) = (quantile(&fast, at), quantile(&slow, at));
-        value[format!("held_{name}_us")] = rounded(slow - fast);
-        let (fast, slow) = (format!("{fast:.0} us passing"), format!("{slow:.0} us held"));
-        lines.push(vec![format!("one client, {name}"), fast, slow, String::new()]);
-    }
-    let title = format!(
-        "Gate: pgbench -S, {CLIENTS} clients, {rounds} interleaved rounds of {seconds} s; ratio: median of each round's"
-    );
-    Ok((value, Table { title, heads: vec!["", "transactions/s", "to nothing", "to watching"], lines }))
+    Ok(tps)
 }
 
 /// What each transaction of one client took, in microseconds.
-fn latencies(server: &Postgres, directory: &Path, script: &str, seconds: u32) -> Result<Vec<f64>> {
+fn latencies(server: &Postgres, directory: &Path, script: &str, seconds: u32, port: u16) -> Result<Vec<f64>> {
     let mut pgbench = server.client("pgbench");
-    pgbench.args(["-n", "-h", "127.0.0.1", "-c", "1", "-T", &seconds.to_string(), "-f", script]);
+    pgbench.args(["-n", "-h", "127.0.0.1", "-p", &port.to_string()]);
+    pgbench.args(["-c", "1", "-T", &seconds.to_string(), "-f", script]);
     pgbench.args(["-l", "--log-prefix=times"]).current_dir(directory);
     load::run(&mut pgbench)?;
     let mut times = Vec::new();
@@ -136,9 +195,4 @@ fn latencies(server: &Postgres, directory: &Path, script: &str, seconds: u32) ->
     }
     times.sort_by(f64::total_cmp);
     (!times.is_empty()).then_some(times).context("pgbench timed nothing")
-}
-
-fn quantile(sorted: &[f64], at: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * at) as usize).copied().unwrap_or(f64::NAN)
 }
