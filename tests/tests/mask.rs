@@ -328,7 +328,7 @@ fn psql_sees_masked_values() -> Result<()> {
     for options in ["", "(format csv)", "(format csv, force_quote *)", "(delimiter '|', null 'nil')"] {
         let copied = psql(
             &server,
-            &relay,
+            relay,
             &[&format!("copy typed (id, plain, {}) to stdout {options}", names.join(", "))],
         )?;
         assert_eq!(copied.lines().count(), 2, "{copied}");

@@ -135,7 +135,7 @@ fn switched_off_and_on_no_answer_is_cut() -> Result<()> {
     assert!(seen.contains(HIDDEN), "nothing is masked while the gate is off: {seen}");
     // What was asked before is masked to its end.
     let mut rest = Vec::new();
-    let mut piece = [0; 1 << 16];
+    let mut piece = vec![0; 1 << 16];
     loop {
         let length = busy.stream.read(&mut piece)?;
         ensure!(length > 0, "the answer was cut");
