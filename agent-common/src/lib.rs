@@ -4,6 +4,7 @@
 #![no_std]
 
 pub mod gate; // what gate and kernel share
+pub mod parse; // what the gate asks before a server parses
 #[expect(
     clippy::inline_always,
     reason = "the verifier follows what is inlined, and calls cost the kernel side"
@@ -514,6 +515,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod user {
     use super::gate::{Framing, Known, Lane, Name, Remote, Shared, Tally};
+    use super::parse::{Asked, Parsed};
     use super::{Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket};
 
     macro_rules! pod {
@@ -524,4 +526,5 @@ mod user {
     }
     pod!(Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket);
     pod!(Framing, Known, Lane, Name, Remote, Shared, Tally);
+    pod!(Asked, Parsed);
 }

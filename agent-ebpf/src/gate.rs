@@ -33,6 +33,8 @@ use aya_ebpf::{
     programs::{SkBuffContext, SkMsgContext, SockOpsContext},
 };
 
+mod parse; // a uprobe on a server's parser: what could not be read on its way
+
 const TCP_CLOSE: u32 = 7;
 /// A value that nobody gives to [`Shared::armed`].
 const KEPT: u32 = 0xffff;
@@ -361,13 +363,19 @@ fn hold(ctx: &SkBuffContext, index: u32) -> u32 {
 /// Adds to a lane's word; gives what it was.
 #[inline(always)]
 fn add(lane: &mut Lane, what: u64) -> u64 {
+    add_to(&raw mut lane.word, what)
+}
+
+/// Adds to a word of a map's value; gives what it was.
+#[inline(always)]
+fn add_to(word: *mut u64, what: u64) -> u64 {
     let mut value = what;
     // SAFETY: the word is aligned, and everybody changes it atomically.
     unsafe {
         asm!(
             "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
             value = inout(reg) value,
-            word = in(reg) &raw mut lane.word,
+            word = in(reg) word,
         );
     }
     value

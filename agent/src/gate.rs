@@ -31,6 +31,7 @@ pub mod hold; // held bytes -> forwarded, replaced, or kept
 pub mod talk; // what agent and shim tell each other about them
 pub mod inline; // rules that hold -> the shim, what it decided -> events
 mod borrow; // a process's socket -> a descriptor of our own
+pub mod parse; // servers' programs -> probes on their parsers
 pub mod lanes; // memory that agent, shim and kernel share
 
 use cancel::Cancels;

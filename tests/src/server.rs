@@ -37,6 +37,14 @@ pub fn talkative_tls() -> Result<Postgres> {
     Ok(server)
 }
 
+/// The same, and its log says what it executes, by the line `AUDIT:`: what it was only asked for is in there too.
+pub fn audited_tls() -> Result<Postgres> {
+    let settings: Vec<_> = TALKATIVE.iter().copied().filter(|(name, _)| *name != "pgaudit.log").collect();
+    let server = Postgres::start(&[&settings[..], &[("pgaudit.log", "all")]].concat())?;
+    server.offer_tls()?;
+    Ok(server)
+}
+
 /// Where such a server writes its log.
 pub fn log_file(server: &Postgres) -> PathBuf {
     server.data().join("log/server.json")

@@ -30,6 +30,9 @@ pub struct Inline {
     pub never: u32,
     /// By first byte.
     pub act: fn(u8) -> Act,
+    /// The function of the server's program that is given each text, NUL behind it, as its first argument before the text
+    /// is parsed; it is exported. There what nobody can read on its way is judged.
+    pub parser: Option<&'static str>,
     /// A reader of one connection.
     pub open: fn(super::Start) -> Box<dyn Requests>,
 }
@@ -100,6 +103,8 @@ pub trait Requests: Send {
     ) -> Meaning;
     /// The text that the kernel side would know the message by, and the name that it is given with it.
     fn text<'a>(&self, message: &'a [u8]) -> Option<(Option<&'a [u8]>, &'a [u8])>;
+    /// Writes the message that asks for nothing but this text.
+    fn wrap(&self, text: &[u8], out: &mut Vec<u8>);
     /// Writes what is sent in place of a message, so that the server itself refuses.
     fn refuse(&self, message: &[u8], refusal: Refusal<'_>, out: &mut Vec<u8>);
     /// True once the handshake's first messages, which are no requests, are behind it.

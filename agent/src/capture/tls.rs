@@ -8,6 +8,7 @@ mod image; // a file -> its symbols and code
 pub mod library; // a file -> the calls in it
 pub mod mapped; // what processes map, as they do
 mod multi; // many probes, one link
+pub mod parser; // a server's program -> a probe on its parser
 mod pclntab; // Go's names of functions, in stripped programs too
 mod perf; // single probes, and the kernel's watch over mappings
 pub mod programs; // what runs on them

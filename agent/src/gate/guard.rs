@@ -10,10 +10,11 @@ use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
 use super::lanes::{Lanes, Page};
+use super::parse::{self, Parsers};
 use crate::capture::live::{CaptureError, cgroup2, typed};
 
 /// The kernel programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-gate"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-gate"));
 
 /// Most connections that can be enrolled at once.
 pub const LANES: u32 = 4096;
@@ -31,6 +32,8 @@ pub struct Guard {
     tally: PerCpuArray<MapData, Tally>,
     shared: Page<Shared>,
     lanes: Lanes,
+    /// Probes on servers' parsers, or why there are none.
+    parsers: Result<Parsers, String>,
     /// What the shim works with, in the order of [`Part`].
     parts: Vec<OwnedFd>,
 }
@@ -54,11 +57,17 @@ pub enum Part {
     Shared,
     /// First messages.
     Hello,
+    /// What is asked about texts that are about to be parsed.
+    Asked,
+    /// What is answered to that.
+    Answers,
+    /// Sessions about which is asked.
+    Classes,
 }
 
 impl Part {
     /// All of them, in order, with the names of their maps.
-    pub const ALL: [(Part, &'static str); 8] = [
+    pub const ALL: [(Part, &'static str); 11] = [
         (Part::Shims, "SHIMS"),
         (Part::Serves, "SERVES"),
         (Part::Lanes, "LANES"),
@@ -67,6 +76,9 @@ impl Part {
         (Part::Names, "NAMES"),
         (Part::Shared, "SHARED"),
         (Part::Hello, "HELLO"),
+        (Part::Asked, "ASKED"),
+        (Part::Answers, "ANSWERS"),
+        (Part::Classes, "CLASSES"),
     ];
 }
 
@@ -76,6 +88,7 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     | Map::HashMap(data)
     | Map::LruHashMap(data)
     | Map::Queue(data)
+    | Map::RingBuf(data)
     | Map::SockHash(data)) = map
     else {
         return None;
@@ -93,7 +106,16 @@ impl Guard {
         for name in ["SHIMS", "SERVES"] {
             loader.map_max_entries(name, 3 * LANES + 1);
         }
+        let globals = parse::globals();
+        for (name, value) in globals.as_deref().unwrap_or_default() {
+            loader.override_global(name, value, true);
+        }
         let mut ebpf = loader.load(OBJECT)?;
+        let parsers =
+            globals.map(drop).and_then(|()| Parsers::load(&mut ebpf).map_err(|error| error.to_string()));
+        if let Err(why) = &parsers {
+            tracing::warn!(%why, "what cannot be read on its way is not held");
+        }
         let mut parts = Vec::new();
         for (_, name) in Part::ALL {
             let map = ebpf.map(name).and_then(fd).ok_or(CaptureError::Missing(name))?;
@@ -161,8 +183,14 @@ impl Guard {
             tally,
             shared: page,
             lanes,
+            parsers,
             parts,
         })
+    }
+
+    /// Probes on servers' parsers, where this kernel can have them.
+    pub fn parsers(&mut self) -> Option<&mut Parsers> {
+        self.parsers.as_mut().ok()
     }
 
     /// What the shim is given.

@@ -28,7 +28,9 @@ mod pool; // the shim's sockets
 mod session; // one connection: bytes in, bytes and decisions out
 mod statements; // of a held message -> how they are told
 mod answers; // what its server sends: bytes in, masked bytes out
+mod asked; // texts that servers are about to parse: answers
 
+use asked::{Questions, Unseen};
 use pool::Pool;
 use session::{Session, Turn};
 
@@ -42,6 +44,8 @@ const NEWS_MAX: usize = 4096;
 const DRAIN: Duration = Duration::from_secs(1);
 /// The agent's socket among the lanes of an epoll event.
 const AGENT: u64 = u64::MAX;
+/// What servers' parsers ask.
+const ASKED: u64 = u64::MAX - 1;
 /// Added to a lane: the socket of its answers.
 const ANSWERS: u64 = 1 << 32;
 /// How soon what could not be sent is sent again.
@@ -61,6 +65,7 @@ pub(super) struct Desk {
     pub(super) ids: Ids,
     pub(super) catalog: Arc<Catalog>,
     pub(super) closed: bool,
+    unseen: Unseen,
 }
 
 /// Texts that the kernel side lets pass.
@@ -147,6 +152,9 @@ pub struct Holder {
     sessions: Vec<Option<Box<Session>>>,
     later: BinaryHeap<Later>,
     desk: Desk,
+    questions: Questions,
+    /// What the agent wants to outlive it.
+    kept: Vec<OwnedFd>,
     scratch: Box<[u8]>,
     /// Since when there is no agent.
     orphaned: Option<Instant>,
@@ -173,7 +181,12 @@ impl Holder {
         let lanes = Lanes::map(take(Part::Lanes)?.as_fd(), super::guard::LANES as usize)?;
         let shared = Page::<Shared>::map(take(Part::Shared)?.as_fd())?;
         let data = |fd: OwnedFd| MapData::from_fd(fd);
-        let known = BpfMap::try_from(Map::HashMap(data(take(Part::Known)?)?))?;
+        let mut known: BpfMap<_, Known, u32> = BpfMap::try_from(Map::HashMap(data(take(Part::Known)?)?))?;
+        // What another shim let pass was for classes that have other numbers here.
+        let old: Vec<Known> = known.keys().filter_map(Result::ok).collect();
+        for text in old {
+            known.remove(&text)?;
+        }
         let names = BpfMap::try_from(Map::LruHashMap(data(take(Part::Names)?)?))?;
         let hellos = Array::try_from(Map::Array(data(take(Part::Hello)?)?))?;
         let pool = Pool::new(
@@ -183,7 +196,10 @@ impl Holder {
             lanes.count(),
             answers,
         )?;
+        let (questions, unseen) =
+            Questions::new(take(Part::Asked)?, &take(Part::Answers)?, take(Part::Classes)?)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&questions, EpollEvent::new(EpollFlags::EPOLLIN, ASKED))?;
         epoll.add(&agent, EpollEvent::new(EpollFlags::EPOLLIN, AGENT))?;
         let key = shared.key();
         let mut holder = Self {
@@ -214,7 +230,10 @@ impl Holder {
                 ids: Ids::new(run),
                 catalog: Arc::default(),
                 closed,
+                unseen,
             },
+            questions,
+            kept: Vec::new(),
             scratch: vec![0; 256 * 1024].into(),
             orphaned: None,
             used: 0,
@@ -287,12 +306,14 @@ impl Holder {
                 match event.data() {
                     AGENT if !self.listen() => return Ok(()),
                     AGENT => {}
+                    ASKED => self.questions.answer(&mut self.desk),
                     lane if lane & ANSWERS != 0 => self.read_answers((lane & !ANSWERS) as usize),
                     lane => self.read(lane as usize),
                 }
                 self.shared.beat(now_ns());
             }
             self.due();
+            self.questions.tend(&mut self.desk);
             if let Some(since) = self.orphaned {
                 self.desk.news.clear();
                 let waits = self.sessions.iter().flatten().any(|session| session.waits());
@@ -350,6 +371,9 @@ impl Holder {
             let hello = self.hellos.get(&(index as u32), 0).unwrap_or([0; HELLO_MAX as usize]);
             let hello = hello.get(..lane.hello() as usize).unwrap_or_default();
             *slot = entry.and_then(|entry| Session::new(cookie, entry, hello, lane)).map(Box::new);
+            if slot.as_ref().is_some_and(|session| session.is_hidden()) {
+                self.desk.unseen.begin(cookie);
+            }
         }
         slot.as_deref_mut()
     }
@@ -505,6 +529,7 @@ impl Holder {
             if let Some(mut session) = self.sessions.get_mut(index).and_then(Option::take) {
                 session.gone(&mut self.desk);
                 self.desk.who.remove(&session.cookie());
+                self.questions.closed(session.cookie(), &mut self.desk);
             }
             self.lost.remove(&index);
             lane.set_state(state::FREE);
@@ -568,6 +593,11 @@ impl Holder {
             Order::Answer { id, approved, reason } => {
                 self.each(|session, desk| session.answer(id, approved, &reason, desk));
             }
+            Order::Keep => self.kept.extend(fds),
+            Order::Gone { cookie } => {
+                self.desk.who.remove(&cookie);
+                self.questions.closed(cookie, &mut self.desk);
+            }
             Order::Drain => {
                 self.desk.draining = true;
                 self.each(Session::drain);
@@ -589,6 +619,7 @@ impl Holder {
     }
 
     fn reclass(&mut self) {
+        self.questions.reclass(None, &mut self.desk);
         for index in 0..self.sessions.len() {
             if let (Some(Some(session)), Some(lane)) = (self.sessions.get_mut(index), self.lanes.get(index)) {
                 session.classify(lane, &mut self.desk);
@@ -597,6 +628,7 @@ impl Holder {
     }
 
     fn reclass_one(&mut self, cookie: u64) {
+        self.questions.reclass(Some(cookie), &mut self.desk);
         for index in 0..self.sessions.len() {
             if let (Some(Some(session)), Some(lane)) = (self.sessions.get_mut(index), self.lanes.get(index))
                 && session.cookie() == cookie

@@ -18,7 +18,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::guard::Guard;
 use super::lanes::LaneRef;
 use super::message::{self, Request, now_ns};
-use super::talk::{Approval, Decision, News, Order, Who, digest};
+use super::parse::Parsers;
+use super::talk::{Approval, Decision, News, Order, Told, Who, digest};
 use crate::capture::live::CaptureError;
 
 /// A shim that has not shown itself for so long is not there.
@@ -65,6 +66,7 @@ impl Default for Settings {
 /// The agent's side of holding.
 pub struct Inline {
     guard: Guard,
+    closed: bool,
     link: Option<OwnedFd>,
     /// When it was handed over.
     since: Instant,
@@ -128,8 +130,13 @@ impl Inline {
             held_max: settings.held_bytes,
             key: [random(), random()],
         };
+        let mut guard = Guard::attach(&framings(), shared)?;
+        if let Some(parsers) = guard.parsers() {
+            parsers.look_at_all();
+        }
         Ok(Self {
-            guard: Guard::attach(&framings(), shared)?,
+            guard,
+            closed: settings.closed,
             link: None,
             since: Instant::now(),
             policies: Arc::clone(policies),
@@ -167,6 +174,9 @@ impl Inline {
         for who in self.who.values() {
             self.tell(&Order::Who(Box::new(who.clone())))?;
         }
+        if self.closed {
+            self.lend_probes()?;
+        }
         // Nothing may be enrolled before somebody is there to let it pass.
         while self.guard.shared().pulse() == 0 {
             if self.since.elapsed() > START {
@@ -183,6 +193,29 @@ impl Inline {
     pub fn holds_for(&self, server: Endpoint) -> bool {
         let is = |of: &SocketAddr| of.ip().to_canonical() == server.address && of.port() == server.port;
         self.remote.iter().any(|(of, entry)| is(of) && self.policies.may_hold(entry.name))
+    }
+
+    /// Probes on servers' parsers stay as long as the shim, where nothing is to pass without somebody's word.
+    fn lend_probes(&mut self) -> io::Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let Some(parsers) = self.guard.parsers() else { return Ok(()) };
+        let mut links = parsers.links();
+        links.try_for_each(|probe| message::send(link.as_fd(), &Order::Keep, Some(probe.as_raw_fd())))
+    }
+
+    /// A process runs another program from now on.
+    pub fn executed(&mut self, pid: u32) {
+        let Some(probe) = self.guard.parsers().and_then(|parsers| parsers.look(pid)) else { return };
+        if let (true, Some(link)) = (self.closed, &self.link)
+            && let Err(error) = message::send(link.as_fd(), &Order::Keep, Some(probe.as_raw_fd()))
+        {
+            tracing::error!(%error, "a probe on a server's parser ends with the agent");
+        }
+    }
+
+    /// Probes on servers' parsers, where this kernel can have them.
+    pub fn parsers(&mut self) -> Option<&mut Parsers> {
+        self.guard.parsers()
     }
 
     fn wants_answers(&self) -> bool {
@@ -290,10 +323,11 @@ impl Inline {
         }
     }
 
-    /// A connection is gone. Gives decisions that no statement has claimed.
-    pub fn forget(&mut self, cookie: u64) -> Vec<Decision> {
-        self.who.remove(&cookie);
-        self.decisions.remove(&cookie).into_iter().flatten().map(|(_, decision)| decision).collect()
+    /// A connection is gone. Decisions that no statement has claimed are [told](Self::unclaimed) all the same.
+    pub fn forget(&mut self, cookie: u64) {
+        if self.who.remove(&cookie).is_some() {
+            let _ = self.tell(&Order::Gone { cookie });
+        }
     }
 
     /// Somebody has decided about what is held, or nobody did in time.
@@ -326,7 +360,11 @@ impl Inline {
         let mut answers = false;
         while message::readable(link.as_fd(), Duration::ZERO).unwrap_or(false) {
             match message::receive::<News>(link.as_fd()) {
-                Ok(Some((News::Decided(decision), _))) => {
+                Ok(Some((News::Decided(mut decision), _))) => {
+                    if decision.disposition == Told::Unasked {
+                        let state = "impossible".into();
+                        decision.approval = Some(Approval { state, ..Approval::default() });
+                    }
                     let waiting = self.decisions.entry(decision.cookie).or_default();
                     if waiting.len() < DECISIONS_MAX {
                         waiting.push_back((Instant::now(), decision));
@@ -360,7 +398,9 @@ impl Inline {
         let text = digest(text);
         let at = waiting.iter().position(|(_, decision)| decision.text == text)?;
         let (_, mut decision) = waiting.remove(at)?;
-        decision.approval = self.approved.get(&decision.id).cloned();
+        if let Some(approval) = self.approved.get(&decision.id) {
+            decision.approval = Some(approval.clone());
+        }
         Some(decision)
     }
 

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use agent_common::gate::{Lane, PASSES, Shared, lane as state};
+use agent_common::parse::{Parsed, SLOTS, answer};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// One value of a map, mapped.
@@ -91,6 +92,32 @@ impl Page<Shared> {
     /// When the shim was at work last.
     pub fn pulse(&self) -> u64 {
         word!(AtomicU64, (*self.at.as_ptr()).pulse).load(Ordering::Acquire)
+    }
+}
+
+impl Page<Parsed> {
+    /// What it says now.
+    pub fn get(&self) -> Parsed {
+        // SAFETY: mapped for as long as `self`; plain numbers that are read one by one.
+        unsafe { self.at.as_ptr().read_volatile() }
+    }
+}
+
+/// Places for answers: see [`agent_common::parse::answer`].
+pub struct Slots(Page<u64>);
+
+impl Slots {
+    /// Maps the map of answers.
+    pub fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Page::many(fd, SLOTS as usize).map(Self)
+    }
+
+    /// Answers a question.
+    pub fn answer(&self, ticket: u64, denied: bool) {
+        let place = (ticket % u64::from(SLOTS)) as usize;
+        // SAFETY: within the mapping.
+        let at = unsafe { self.0.at.as_ptr().add(place) };
+        word!(AtomicU64, *at).store(answer(ticket, denied), Ordering::Release);
     }
 }
 

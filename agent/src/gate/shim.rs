@@ -90,6 +90,7 @@ fn confine() -> anyhow::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     // Clients wait for what is held.
     crate::privileges::hurry();
+    crate::privileges::short_turns();
     if crate::capture::kernel_at_least(5, 19) {
         crate::privileges::keep(&[Capability::CAP_NET_ADMIN])
     } else {

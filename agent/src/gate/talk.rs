@@ -28,6 +28,13 @@ pub enum Order {
         /// Why, in the words that the client is told where it may not.
         reason: String,
     },
+    /// A connection is over.
+    Gone {
+        /// Cookie of the server's socket.
+        cookie: u64,
+    },
+    /// Keep what comes along open, for as long as you are there.
+    Keep,
     /// Let everything go that is held, as failing open or closed wants, and hold nothing more.
     Drain,
 }
@@ -157,6 +164,8 @@ pub enum Told {
     Approved,
     /// Held, and nobody did.
     Denied,
+    /// Somebody should have been asked, and it could not wait for that.
+    Unasked,
 }
 
 impl Decision {
@@ -166,7 +175,7 @@ impl Decision {
             Told::Blocked => Disposition::Blocked,
             Told::Masked => Disposition::Masked,
             Told::Approved => Disposition::Approved,
-            Told::Denied => Disposition::Denied,
+            Told::Denied | Told::Unasked => Disposition::Denied,
         }
     }
 

@@ -18,7 +18,7 @@ use hashbrown::{HashMap as FastMap, HashSet as FastSet};
 
 use crate::capture::live::{Live, Record, Records};
 use crate::gate::talk::Decision;
-use crate::gate::{Gate, Outcome, Target};
+use crate::gate::{Gate, Inline, Outcome, Target};
 use crate::identify::sockets::Listening;
 use crate::identify::{Exec, Resolver, Tapped};
 
@@ -299,6 +299,9 @@ impl Driver {
             }
             Record::Exec(exec, path, arguments) => {
                 self.tls.executed(exec.pid);
+                if let Some(inline) = self.gate.as_mut().and_then(|gate| gate.inline.as_mut()) {
+                    inline.executed(exec.pid);
+                }
                 self.resolver.processes.exec(&Exec {
                     pid: exec.pid,
                     parent: exec.parent,
@@ -628,6 +631,10 @@ impl Driver {
             // Records of processes and of ends of connections may be among what found no room.
             self.looks = 3;
             self.resolver.processes.rescan();
+            let inline = self.gate.as_mut().and_then(|gate| gate.inline.as_mut());
+            if let Some(parsers) = inline.and_then(Inline::parsers) {
+                parsers.look_at_all();
+            }
         }
         let undecided = counters.undecided_bytes - before.undecided_bytes;
         if undecided > 0 {

@@ -15,8 +15,13 @@ use crate::reader::Reader;
 use crate::sql::{Dialect, Text, Texts};
 
 /// How PostgreSQL is held.
-pub(super) static INLINE: Inline =
-    Inline { more: 1, never: startup::CANCEL, act, open: |start| Box::new(Frontend::new(start)) };
+pub(super) static INLINE: Inline = Inline {
+    more: 1,
+    never: startup::CANCEL,
+    act,
+    parser: Some("pg_parse_query"),
+    open: |start| Box::new(Frontend::new(start)),
+};
 
 /// Names of prepared statements that are remembered for one session.
 const NAMES_MAX: usize = 4096;
@@ -236,6 +241,10 @@ impl Requests for Frontend {
             }
             _ => None,
         }
+    }
+
+    fn wrap(&self, text: &[u8], out: &mut Vec<u8>) {
+        write(out, b'Q', &[text, b"\0"]);
     }
 
     fn refuse(&self, message: &[u8], refusal: Refusal<'_>, out: &mut Vec<u8>) {

@@ -12,7 +12,7 @@ use agent_core::exchange::Blindness;
 use agent_core::judge::{Subject, Verdict, judge, masks};
 use agent_core::mask::{self, Plan};
 use agent_core::policy::{Action, Mode, OnTimeout, Policy};
-use agent_core::protocol::inline::{Meaning, Refusal, Requests, Step};
+use agent_core::protocol::inline::{Meaning, Named, Refusal, Requests, Step};
 use agent_core::protocol::{Entry, Start};
 use agent_core::segment::Nanos;
 use agent_core::sql::{Analysis, Text};
@@ -25,6 +25,8 @@ use super::super::talk::{Decision, News, Told, digest};
 use super::answers::{Answers, Masks};
 use super::statements::Asked;
 use super::{Class, Desk};
+
+mod parsed; // the same, read in the server's parser
 
 /// How long a session's first statements wait for the agent to say who it is, where rules ask for that.
 const INTRODUCTION: Duration = Duration::from_millis(200);
@@ -107,7 +109,14 @@ impl Session {
         let mut reader = (entry.inline?.open)(start);
         // What it is beside a beginning shows with the next bytes.
         let blind = start == Start::Beginning && !hello.is_empty() && reader.next(hello) == Step::Unknown;
-        Some(Self {
+        let client = lane.client() != 0;
+        let through = lane.answers() != 0 && !client;
+        let answers = through.then(|| mask::open(entry.name)).flatten().map(Answers::new);
+        Some(Self { blind, answers, client, ..Self::with(cookie, entry, reader) })
+    }
+
+    fn with(cookie: u64, entry: &'static Entry, reader: Box<dyn Requests>) -> Self {
+        Self {
             cookie,
             entry,
             reader,
@@ -117,22 +126,19 @@ impl Session {
             forwarded: 0,
             pass: 0,
             out: Vec::new(),
-            blind,
+            blind: false,
             class: 0,
             held: None,
             born: Instant::now(),
             given: HashMap::new(),
-            answers: (lane.answers() != 0 && lane.client() == 0)
-                .then(|| mask::open(entry.name))
-                .flatten()
-                .map(Answers::new),
+            answers: None,
             masks: None,
             greeting: false,
             reading: true,
-            client: lane.client() != 0,
+            client: false,
             short: false,
             last: Instant::now(),
-        })
+        }
     }
 
     pub(super) fn cookie(&self) -> u64 {
@@ -334,6 +340,10 @@ impl Session {
 
     fn give_up(&mut self, cause: &str, desk: &mut Desk) {
         self.blind = true;
+        // Before anything more of it reaches the server. One on another host judges nothing.
+        if self.is_hidden() {
+            desk.unseen.begin(self.cookie);
+        }
         desk.tell(News::Blind { cookie: self.cookie, cause: cause.into() });
     }
 
@@ -366,12 +376,19 @@ impl Session {
     /// When to look again whether the agent has said who this is; none where it has, or will not.
     fn introduce(&self, desk: &Desk) -> Option<Instant> {
         let late = self.born + INTRODUCTION;
-        let wanted = desk.policies.needs_identity() && !desk.who.contains_key(&self.cookie);
+        let unknown = desk.policies.needs_identity() && !desk.who.contains_key(&self.cookie);
+        // A shim that has just begun may be asked before it was told the rules.
+        let wanted = unknown || desk.generation == 0;
         (wanted && Instant::now() < late).then_some(late)
     }
 
     /// Says again whose known texts pass in this lane.
     pub(super) fn classify(&mut self, lane: LaneRef<'_>, desk: &mut Desk) {
+        self.class = self.class_now(desk);
+        lane.set_class(self.class);
+    }
+
+    fn class_now(&self, desk: &mut Desk) -> u32 {
         let who = desk.who.get(&self.cookie);
         let text = |value: Option<&String>| value.cloned().unwrap_or_default();
         let class = Class {
@@ -382,8 +399,7 @@ impl Session {
             principal: text(who.map(|who| &who.identity_principal)),
             agent: text(who.map(|who| &who.ai_agent_name)),
         };
-        self.class = desk.known.class(class);
-        lane.set_class(self.class);
+        desk.known.class(class)
     }
 
     /// The session's database.

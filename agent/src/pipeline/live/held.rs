@@ -70,15 +70,22 @@ impl Driver {
         let tally = inline.tally();
         tracing::debug!(?tally, "the gate");
         let before = inline.told.replace(tally).unwrap_or_default();
-        // Never silence: these connections are judged, and nothing of them is held.
-        for (cause, more) in [
+        let mut failures = Vec::new();
+        if let Some(parsers) = inline.parsers() {
+            parsers.clean();
+            failures = parsers.failures();
+            tracing::debug!(parsed = ?parsers.counts(), "the gate in servers' parsers");
+        }
+        // Never silence: these connections, or statements, are judged, and nothing of them is held.
+        failures.extend([
             ("gate_crowded", tally.crowded - before.crowded),
             // Another program's sockmap has them: a service mesh, or another weir.
             ("gate_refused", tally.refused - before.refused),
             ("gate_failed", tally.failed - before.failed),
-        ] {
+        ]);
+        for (cause, more) in failures {
             if more > 0 {
-                tracing::warn!(cause, connections = more, "not everything goes through the gate");
+                tracing::warn!(cause, times = more, "not everything goes through the gate");
                 pipeline.note(EventKind::Blind, now, |event| {
                     event.error_type = cause.into();
                     event.db_query_text = format!("{more} times").into();
@@ -95,6 +102,9 @@ impl Driver {
                 event.policy_version = decision.policy_version.as_str().into();
                 event.policy_mode = decision.mode().name().into();
                 event.disposition = decision.disposition();
+                if let Some(approval) = &decision.approval {
+                    event.approval_state = approval.state.as_str().into();
+                }
             });
         }
         for cookie in overflowed {
@@ -131,6 +141,7 @@ impl Driver {
 
     fn hear(&mut self, news: News, now: Nanos, pipeline: &mut Pipeline) {
         match news {
+            News::Blind { cookie, .. } if self.is_parsed(cookie) => {}
             News::Blind { cookie, cause } => {
                 if let Some(flow) = self.flow_of(cookie) {
                     flow.tell(now, pipeline, EventKind::Blind, |event| {
@@ -348,6 +359,18 @@ impl Driver {
             ("outcome".to_owned(), Value::from("killed")),
             ("took_us".to_owned(), Value::from(done.total_ns / 1000)),
         ]))
+    }
+
+    /// Whether what is said on a connection that cannot be read is judged when its server parses it.
+    fn is_parsed(&mut self, server: u64) -> bool {
+        let Some(tap) = self.taps.values().find(|tap| tap.server == Some(server)) else { return false };
+        let mirrored = tap.flow.core().client() == Some(Side::A) || tap.active == Some(true);
+        let seen = if mirrored { (tap.ends.1, tap.ends.0) } else { tap.ends };
+        let (local, remote) = tap.accepted.unwrap_or(seen);
+        let sockets = self.resolver.sockets();
+        let Some((entry, namespace)) = sockets.entry(server, local, remote) else { return false };
+        let parsers = self.gate.as_mut().and_then(|gate| gate.inline.as_mut()?.parsers());
+        parsers.is_some_and(|parsers| parsers.serves(namespace, entry.local.port, sockets))
     }
 
     /// The connection whose server has this socket.
