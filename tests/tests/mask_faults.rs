@@ -54,21 +54,26 @@ fn login(server: &Postgres) -> Result<Wire> {
 /// Results larger than all buffers come whole and in order, and a client that reads slowly slows its server down.
 #[test]
 fn large_answers_come_whole_and_slow_clients_slow_the_server() -> Result<()> {
-    const ROWS: usize = 200_000;
+    const ROWS: usize = 40_000;
     let server = server()?;
     let (mut agent, _clickhouse) = masking(&server, POLICY)?;
+    let shim = shim_of(&agent)?;
+    let memory = || -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{shim}/status"))?;
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its memory")?;
+        Ok(memory.trim().trim_end_matches(" kB").parse()?)
+    };
     let mut wire = login(&server)?;
+    assert!(ask(&mut wire, "select email from people")?.contains("SELECT 1"));
+    let before = memory()?;
     let text = format!(
         "select i, repeat('y', 500) as note, 'zq' || i || '@example.org' as email from generate_series(1, {ROWS}) i"
     );
     wire.send(&wire::query(&text))?;
     // Nobody reads: the server has to wait, and nothing may pile up here.
     std::thread::sleep(Duration::from_secs(3));
-    let shim = shim_of(&agent)?;
-    let status = fs::read_to_string(format!("/proc/{shim}/status"))?;
-    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("its memory")?;
-    let memory: u64 = memory.trim().trim_end_matches(" kB").parse()?;
-    ensure!(memory < 200_000, "the shim has {memory} kB");
+    let grown = memory()?.saturating_sub(before);
+    ensure!(grown < 8_000, "the shim has taken {grown} kB of an answer of 20 MB that nobody reads");
     let mut rows = 0;
     for (kind, body) in wire.messages().with_context(|| agent.said())? {
         if kind == b'D' {
@@ -92,7 +97,8 @@ fn what_cannot_be_masked_is_refused() -> Result<()> {
     let said = client::psql(
         &server,
         &Route::unix(&server),
-        &["-c", "select email from people", "-c", "select 'on'"],
+        // The gate takes in a Unix socket once it speaks, which may take a moment on a busy host.
+        &["-c", "select pg_sleep(1)", "-c", "select email from people", "-c", "select 'on'"],
     )?;
     assert!(!said.contains(HIDDEN) && said.contains("on"), "{said}");
     let blocked =
@@ -125,7 +131,7 @@ fn switched_off_and_on_no_answer_is_cut() -> Result<()> {
     let (mut idle, mut busy) = (login(&server)?, login(&server)?);
     assert!(!ask(&mut idle, "select email from people")?.contains(HIDDEN));
     busy.send(&wire::query(
-        "select i, 'zq' || i || '@example.org' as email from generate_series(1, 300000) i",
+        "select i, 'zq' || i || '@example.org' as email from generate_series(1, 100000) i",
     ))?;
     let mut first = [0; 4000];
     busy.stream.read_exact(&mut first)?;
@@ -145,7 +151,7 @@ fn switched_off_and_on_no_answer_is_cut() -> Result<()> {
         }
     }
     let text = String::from_utf8_lossy(&rest);
-    assert!(text.contains("SELECT 300000") && !text.contains("@example.org"));
+    assert!(text.contains("SELECT 100000") && !text.contains("@example.org"));
     assert!(ask(&mut busy, "select 'goes on'")?.contains("goes on"));
     let (done, said) = operator(&agent, &["gate", "on"])?;
     assert!(done, "{said}");
@@ -162,7 +168,7 @@ fn a_shim_that_is_gone_shows_nothing() -> Result<()> {
     let (mut agent, clickhouse) = masking(&server, POLICY)?;
     let (mut idle, mut busy) = (login(&server)?, login(&server)?);
     assert!(!ask(&mut idle, "select email from people")?.contains(HIDDEN));
-    busy.send(&wire::query("select pg_sleep(5), email from people"))?;
+    busy.send(&wire::query("select pg_sleep(20), email from people"))?;
     std::thread::sleep(Duration::from_millis(100));
     let shim = rustix::process::Pid::from_raw(shim_of(&agent)?).context("a pid")?;
     rustix::process::kill_process(shim, Signal::KILL)?;

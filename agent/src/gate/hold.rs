@@ -48,6 +48,8 @@ const AGENT: u64 = u64::MAX;
 const ASKED: u64 = u64::MAX - 1;
 /// Added to a lane: the socket of its answers.
 const ANSWERS: u64 = 1 << 32;
+/// Sessions beyond those that are open whose names are kept.
+const STRANGERS: usize = 1024;
 /// How soon what could not be sent is sent again.
 const AGAIN: Duration = Duration::from_micros(500);
 
@@ -493,6 +495,13 @@ impl Holder {
     /// any more.
     fn clean(&mut self) {
         self.pool.clean(&mut self.scratch);
+        if self.desk.who.len() > STRANGERS + self.pool.len() {
+            // The agent may say who somebody is after he has gone.
+            let lanes = (0..self.pool.len()).filter_map(|index| self.lanes.get(index));
+            let here: HashSet<u64> =
+                lanes.filter(|lane| lane.state() == state::OPEN).map(LaneRef::cookie).collect();
+            self.desk.who.retain(|cookie, _| here.contains(cookie));
+        }
         for index in 0..self.pool.len() {
             let Some(lane) = self.lanes.get(index) else { break };
             if lane.state() == state::OPEN && lane.answers() != 0 {
