@@ -622,7 +622,7 @@ impl Holder {
         match made {
             Ok(()) => self.desk.tell(News::Answers),
             Err(error) => {
-                tracing::error!(%error, "answers cannot go through the shim: they cannot be masked")
+                tracing::error!(%error, "answers cannot go through the shim: they cannot be masked");
             }
         }
     }

@@ -27,9 +27,7 @@ pub(super) fn introduce(
     inline.introduce(tap.flow.who(server));
     let (local, remote) = tap.accepted.unwrap_or((tap.ends.1, tap.ends.0));
     let port = if tap.flow.core().client() == Some(Side::A) { local.port } else { remote.port };
-    let Some(system) = tap.flow.system().filter(|system| inline.wants_port(port, system, policies)) else {
-        return None;
-    };
+    let system = tap.flow.system().filter(|system| inline.wants_port(port, system, policies))?;
     // Who speaks the protocol at a port that nobody has named may be anything.
     let owner = sockets.of_cookie(server)?;
     let waits = owner.pids.iter().find_map(|pid| waits_in_kernel(*pid, server).ok())?;
