@@ -149,6 +149,8 @@ pub struct Gate {
     pub fail: String,
     /// Most bytes held.
     pub held_bytes: String,
+    /// What comes over TLS is judged in the server's own parser, by a probe that keeps a processor busy meanwhile.
+    pub tls: bool,
     /// Servers elsewhere, as `address:port`, and their protocols: what processes of this host ask them is held here.
     pub remote: BTreeMap<String, String>,
     /// Ports of servers whose connections go through the gate; empty: those of every database that rules are about.
@@ -213,7 +215,13 @@ impl Default for Retention {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { fail: "open".into(), held_bytes: "64MiB".into(), remote: BTreeMap::new(), ports: Vec::new() }
+        Self {
+            fail: "open".into(),
+            held_bytes: "64MiB".into(),
+            tls: false,
+            remote: BTreeMap::new(),
+            ports: Vec::new(),
+        }
     }
 }
 
@@ -300,6 +308,12 @@ impl Config {
         }
         if bytes(&self.store.spool).is_none() {
             errors.push(format!("store.spool: `{}` is no size; write e.g. 1GiB", self.store.spool));
+        }
+        if !["open", "closed"].contains(&self.gate.fail.as_str()) {
+            errors.push(format!("gate.fail: `{}` is neither `open` nor `closed`", self.gate.fail));
+        }
+        if bytes(&self.gate.held_bytes).is_none() {
+            errors.push(format!("gate.held_bytes: `{}` is no size; write e.g. 64MiB", self.gate.held_bytes));
         }
         if !["auto", "off"].contains(&self.capture.tls.as_str()) {
             errors.push(format!("capture.tls: `{}` is neither `auto` nor `off`", self.capture.tls));
@@ -527,6 +541,14 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
     fn what_is_printed_is_what_is_read() {
         let yaml = Config::default().to_yaml();
         assert_eq!(load(&yaml, &[]).unwrap().0, Config::default(), "{yaml}");
+    }
+
+    #[test]
+    fn what_the_gate_does_in_doubt_is_one_of_two() {
+        let wrong = parse("gate: {fail: opne, held_bytes: much}").unwrap();
+        let said = Config::merge(wrong, std::iter::empty()).unwrap_err().to_string();
+        assert!(said.contains("gate.fail: `opne` is neither `open` nor `closed`"), "{said}");
+        assert!(said.contains("gate.held_bytes: `much` is no size"), "{said}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
     let before = executed(&server)?;
     ensure!(!before.is_empty(), "the server does not log what it executes");
     let namespace = NetNs::new()?;
-    let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
+    let (mut agent, clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
     let mut refused = 0;
     for (number, route) in [Route::loopback4(), Route::veth6(&namespace)].into_iter().enumerate() {
         let (route, seed) = (route.over_tls(), format!("{}", 7 + number));
@@ -68,7 +68,7 @@ fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
 #[test]
 fn sessions_that_wait_at_once_get_their_own_answers() -> Result<()> {
     let server = audited_tls()?;
-    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
+    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
     let route = Route::loopback4().over_tls();
     let one = |number: usize| {
         let seed = number.to_string();
@@ -106,7 +106,7 @@ spec:
 fn texts_of_every_size_and_form() -> Result<()> {
     let server = audited_tls()?;
     server.quietly("create table kept (id int)")?;
-    let (mut agent, _clickhouse) = guarding(&server, &format!("{POLICIES}{ASK}"), "")?;
+    let (mut agent, _clickhouse) = guarding(&server, &format!("{POLICIES}{ASK}"), "gate: {tls: true}")?;
     let route = Route::loopback4().over_tls();
     let long = |bytes: usize, text: &str| format!("/* forbidden {} */ {text}", "x".repeat(bytes));
     let file = server.home().join("long.sql");
@@ -159,7 +159,7 @@ fn another_shim(agent: &Weir, old: i32) -> Result<()> {
 fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
     let server = audited_tls()?;
     server.quietly("create table kept (id int)")?;
-    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
+    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
     let route = Route::loopback4().over_tls();
     let mut old = Session::psql(&server, &route)?;
     assert_eq!(old.ask("select 'before'")?, "before");
@@ -186,7 +186,8 @@ fn sessions_outlive_the_agent() -> Result<()> {
     for (fail, kill, refuses) in [("open", true, false), ("closed", true, true), ("closed", false, false)] {
         let server = audited_tls()?;
         server.quietly("create table kept (id int)")?;
-        let (mut agent, _clickhouse) = guarding(&server, POLICIES, &format!("gate: {{fail: {fail}}}"))?;
+        let (mut agent, _clickhouse) =
+            guarding(&server, POLICIES, &format!("gate: {{tls: true, fail: {fail}}}"))?;
         let mut session = Session::psql(&server, &Route::loopback4().over_tls())?;
         assert_eq!(session.ask("/* forbidden */ drop table kept; select 'goes on'")?, "goes on");
         assert_eq!(executed(&server)?, Vec::<String>::new());

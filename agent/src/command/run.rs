@@ -103,6 +103,7 @@ impl Args {
             let addresses = values::remote(server, name).map_err(anyhow::Error::msg)?;
             gate.settings.remote.extend(addresses.into_iter().map(|address| (address, name.clone())));
         }
+        gate.settings.tls = config.gate.tls;
         gate.settings.ports.clone_from(&config.gate.ports);
         gate.settings.catalog = Arc::clone(&pipeline.recorder.catalog);
         gate.settings.closed = config.gate.fail == "closed";

@@ -98,7 +98,8 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
 
 impl Guard {
     /// Loads and attaches everything; nothing is enrolled before [`Guard::arm`] and [`Guard::enrol_port`].
-    pub fn attach(framings: &[Framing], shared: Shared) -> Result<Self, CaptureError> {
+    /// `tls`: servers' parsers are probed, for what cannot be read on its way.
+    pub fn attach(framings: &[Framing], shared: Shared, tls: bool) -> Result<Self, CaptureError> {
         let mut loader = EbpfLoader::new();
         for name in ["GUARDED", "ANSWERED", "GATED", "LANES", "BUFFERS", "FREE", "HELLO"] {
             loader.map_max_entries(name, LANES);
@@ -111,9 +112,9 @@ impl Guard {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        let parsers =
-            globals.map(drop).and_then(|()| Parsers::load(&mut ebpf).map_err(|error| error.to_string()));
-        if let Err(why) = &parsers {
+        let wanted = if tls { globals.map(drop) } else { Err("gate.tls is off".to_owned()) };
+        let parsers = wanted.and_then(|()| Parsers::load(&mut ebpf).map_err(|error| error.to_string()));
+        if let (true, Err(why)) = (tls, &parsers) {
             tracing::warn!(%why, "what cannot be read on its way is not held");
         }
         let mut parts = Vec::new();

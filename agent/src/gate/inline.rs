@@ -42,6 +42,8 @@ pub struct Settings {
     pub held_bytes: u64,
     /// Switched off by the operator.
     pub off: bool,
+    /// What cannot be read on its way is judged in the server's own parser.
+    pub tls: bool,
     /// Ports of servers whose connections go through the gate; empty: of every database that rules are about.
     pub ports: Vec<u16>,
     /// Servers elsewhere, and their protocols: what processes here ask them is held.
@@ -56,6 +58,7 @@ impl Default for Settings {
             closed: false,
             held_bytes: 64 << 20,
             off: false,
+            tls: false,
             ports: Vec::new(),
             remote: Vec::new(),
             catalog: Arc::default(),
@@ -130,7 +133,7 @@ impl Inline {
             held_max: settings.held_bytes,
             key: [random(), random()],
         };
-        let mut guard = Guard::attach(&framings(), shared)?;
+        let mut guard = Guard::attach(&framings(), shared, settings.tls)?;
         if let Some(parsers) = guard.parsers() {
             parsers.look_at_all();
         }
