@@ -10,7 +10,8 @@ fn the_kernel_takes_the_programs_of_the_gate() {
         return;
     }
     let framing = Framing { more: 1, never: 0, acts: [0; 256] };
-    let guard = Guard::attach(&[framing], Shared::default()).map_err(|error| error.to_string()).unwrap();
+    let guard =
+        Guard::attach(&[framing], Shared::default(), true).map_err(|error| error.to_string()).unwrap();
     assert!(guard.enrolled().is_empty());
     assert_eq!(guard.tally(), agent_common::gate::Tally::default());
 }

@@ -68,7 +68,7 @@ pub fn executed(server: &Postgres) -> Result<Vec<String>> {
 pub fn blocked(server: &Postgres) -> String {
     format!(
         "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND disposition = 'blocked' \
-         AND server_port = {}",
+         AND (server_port = {} OR network_transport = 'unix')",
         server.port
     )
 }
