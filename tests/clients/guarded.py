@@ -65,9 +65,10 @@ def allowed():
 
 
 def is_refused(error):
-    """Over TLS the server itself only knows that the statement is cancelled."""
+    """Over TLS the server itself only knows that the statement is cancelled, if it has not found a fault of its own."""
     hidden = os.environ["PGSSLMODE"] != "disable"
-    return ("canceling statement due to user request" if hidden else "blocked by policy") in str(error)
+    cancelled = ["canceling statement due to user request", "cannot insert multiple commands into a prepared statement"]
+    return any(text in str(error) for text in (cancelled if hidden else ["blocked by policy"]))
 
 
 # What a Unix socket has to say first is not held: nobody has noticed it yet.
