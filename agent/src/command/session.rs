@@ -54,6 +54,7 @@ pub fn capture(
     crate::privileges::hurry();
     crate::privileges::keep(&crate::privileges::CAPTURE).context("cannot drop privileges")?;
     crate::privileges::no_dumps().context("cannot forbid core dumps")?;
+    crate::identify::redact::prepare();
     let (records, mut live) = Live::attach(ring_bytes)?;
     let search = if taps.tls { search(&mut live) } else { None };
     let mut driver = Driver::new((records, live), gate, taps.ports, taps.unix, search);

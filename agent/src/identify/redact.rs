@@ -123,6 +123,13 @@ impl Tool {
     }
 }
 
+/// Compiles the rules now, which takes tens of milliseconds: the first connection that is seen should not wait for it
+/// with its bytes piling up in the kernel.
+pub(crate) fn prepare() {
+    is_secret_name("");
+    without_literals("");
+}
+
 fn is_secret_name(name: &str) -> bool {
     static NAME: LazyLock<Regex> = LazyLock::new(|| regex(&format!(r"(?i)^[\w.-]*(?:{SECRET})$")));
     NAME.is_match(name)
