@@ -68,8 +68,33 @@ pub const FROM_SHIM: u64 = 1 << 33;
 /// Place in the map `SHIMS` of a socket for what is meant for a connection that is gone.
 pub const SINK: u64 = 1 << 34;
 
-/// [`Lane::word`] of a connection that is not looked at any more.
+/// [`Lane::word`] of a connection that is not looked at. Bit 0 stays clear; above it are the bytes that went by since, so
+/// that whoever takes it back can tell that none did in between.
 pub const PASSES: u64 = 1 << 63;
+
+/// Since when a connection is followed: value of [`Lane::late`].
+pub mod late {
+    /// From its first byte on.
+    pub const NO: u32 = 0;
+    /// It was open, or not followed for a while, and the shim has read nothing of it since.
+    pub const NEW: u32 = 1;
+    /// The same, and the shim has.
+    pub const READ: u32 = 2;
+    /// It cannot be read and is not taken back.
+    pub const LEFT: u32 = 3;
+}
+
+/// What came of a socket that is to be enrolled while it is open: value of the map `LATE`.
+pub mod entry {
+    /// It is wanted: it was not seen yet, or it had something unread.
+    pub const WANTED: u32 = 0;
+    /// It is enrolled.
+    pub const IN: u32 = 1;
+    /// Another program has it.
+    pub const TAKEN: u32 = 2;
+    /// The kernel does not want it.
+    pub const FAILED: u32 = 3;
+}
 
 /// What a lane is for.
 pub mod lane {
@@ -102,7 +127,7 @@ pub struct Lane {
     pub framing: u32,
     /// Bytes of a passing message that come with the next piece. The kernel side's, and the shim's while it holds.
     pub remain: u32,
-    /// 1: it was open before it was enrolled.
+    /// See [`late`]. The agent's while it passes, else the shim's.
     pub late: u32,
     /// Bytes of a passing message at the beginning of what went to the shim first. The kernel side's.
     pub skip: u32,
@@ -117,9 +142,22 @@ pub struct Lane {
     pub answering: u32,
     /// 1: the socket is a client's, whose server is elsewhere. What [`Lane::answers`] says is about what it asks.
     pub client: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Bit 0: a packet with bytes was let in before any was looked at. Bit 1: one came with the end of the stream. The
+    /// kernel side's.
+    pub begun: u32,
+    /// When it was enrolled, or when the shim got the first of what it has: nanoseconds of `CLOCK_MONOTONIC`. The kernel
+    /// side's.
+    pub since: u64,
 }
+
+/// How long what follows a connection's first message has to come again, at most, while the server has not read that one;
+/// nanoseconds.
+pub const UNREAD: u64 = 10_000_000_000;
+/// How long first bytes that are more, or less, than one message have to come again: by then somebody has accepted their
+/// connection; nanoseconds.
+pub const UNACCEPTED: u64 = 1_000_000_000;
+/// How long the end of a stream may have to come again, so that the shim hands on what came before it; nanoseconds.
+pub const PARTING: u64 = 2_000_000_000;
 
 /// Key of the map `REMOTES`: a server elsewhere whose clients here are enrolled. Its value is the framing.
 #[repr(C)]
@@ -183,14 +221,18 @@ pub struct Tally {
     pub unnamed: u64,
     /// Pieces of answers that went to the shim.
     pub answers: u64,
+    /// Packets that have to come again because they came too early.
+    pub early: u64,
+    /// Ends of streams that came with, or before, bytes that are held: they may be lost.
+    pub parted: u64,
 }
 
 const _: () = {
     assert!(size_of::<Framing>() == 264);
     assert!(size_of::<Shared>() == 48);
-    assert!(size_of::<Lane>() == 80);
+    assert!(size_of::<Lane>() == 88);
     assert!(size_of::<Remote>() == 20);
     assert!(size_of::<Known>() == 16);
     assert!(size_of::<Name>() == 16);
-    assert!(size_of::<Tally>() == 104);
+    assert!(size_of::<Tally>() == 120);
 };

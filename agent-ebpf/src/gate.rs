@@ -12,8 +12,8 @@ use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
 use agent_common::gate::{
-    ANSWERS, FROM_SHIM, Framing, HEADER, HELLO_MAX, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PASSES,
-    Remote, SINK, Shared, TO_SHIM, Tally, act, lane as state,
+    ANSWERS, FROM_SHIM, Framing, HEADER, HELLO_MAX, Known, Lane, MESSAGES_MAX, NAME_MAX, Name, PARTING,
+    PASSES, Remote, SINK, Shared, TO_SHIM, Tally, UNACCEPTED, UNREAD, act, lane as state, late,
 };
 use agent_common::shape::{Shape, TEXT_MAX};
 use aya_ebpf::{
@@ -28,11 +28,12 @@ use aya_ebpf::{
         bpf_get_socket_cookie, bpf_ktime_get_ns,
         generated::{bpf_loop, bpf_sk_storage_get, bpf_skb_load_bytes},
     },
-    macros::{btf_map, map, sk_msg, sock_ops, stream_verdict},
+    macros::{btf_map, cgroup_skb, map, sk_msg, sock_ops, stream_verdict},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, SockHash},
     programs::{SkBuffContext, SkMsgContext, SockOpsContext},
 };
 
+mod enter; // sockets that are open already
 mod parse; // a uprobe on a server's parser: what could not be read on its way
 
 const TCP_CLOSE: u32 = 7;
@@ -165,7 +166,8 @@ fn enrol(ctx: &SockOpsContext, framing: u32, through: bool, client: u32) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the pointer was checked; nobody else uses a lane that was free.
     unsafe {
-        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, client, ..Lane::default() };
+        let since = bpf_ktime_get_ns();
+        *lane = Lane { word: 1, cookie, state: state::OPEN, framing, client, since, ..Lane::default() };
     }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let _ = ctx.set_cb_flags(flags as i32);
@@ -230,6 +232,82 @@ fn shared() -> Option<&'static Shared> {
     SHARED.get(0)
 }
 
+const PROTO_TCP: u8 = 6;
+const FIN: u8 = 1;
+
+/// What comes to an enrolled server's socket. What comes too early is dropped: its client's kernel sends it again.
+#[cgroup_skb]
+pub fn weir_delay(ctx: SkBuffContext) -> i32 {
+    i32::from(!is_early(&ctx).unwrap_or(false))
+}
+
+#[inline(always)]
+fn part<const N: usize>(ctx: &SkBuffContext, at: u32) -> Option<[u8; N]> {
+    let mut bytes = [0u8; N];
+    // SAFETY: the buffer is as long as said.
+    let got = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, bytes.as_mut_ptr().cast(), N as u32) };
+    (got == 0).then_some(bytes)
+}
+
+#[inline(always)]
+fn is_early(ctx: &SkBuffContext) -> Option<bool> {
+    let [first] = part::<1>(ctx, 0)?;
+    let (protocol, at) = match first >> 4 {
+        4 => (part::<1>(ctx, 9)?[0], u32::from(first & 15) * 4),
+        6 => (part::<1>(ctx, 6)?[0], 40),
+        _ => return None,
+    };
+    if protocol != PROTO_TCP {
+        return None;
+    }
+    let tcp = part::<14>(ctx, at)?;
+    let port = u16::from_be_bytes([tcp[2], tcp[3]]);
+    // SAFETY: entries are plain numbers.
+    unsafe { PORTS.get(&port) }?;
+    let body = at + u32::from(tcp[12] >> 4) * 4;
+    let size = ctx.len().saturating_sub(body);
+    let ends = tcp[13] & FIN != 0;
+    if size == 0 && !ends {
+        return None;
+    }
+    // SAFETY: helpers without preconditions but a valid context.
+    let (cookie, now) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
+    // SAFETY: entries are plain numbers.
+    let index = unsafe { GATED.get(&cookie) }?;
+    let lane = LANES.get_ptr_mut(*index)?;
+    // SAFETY: checked above; plain words.
+    let lane = unsafe { &mut *lane };
+    let shared = shared()?;
+    let waiting = volatile(&lane.word);
+    let at_work = volatile(&shared.pulse) + volatile(&shared.patience) >= now;
+    if waiting >= PASSES || lane.client != 0 || volatile(&shared.armed) == 0 || !at_work {
+        return None;
+    }
+    let age = now.wrapping_sub(volatile(&lane.since));
+    if ends && waiting & 1 != 0 && waiting > 1 {
+        // The server would see the end first, and not read what the shim hands on behind it.
+        if age < PARTING {
+            tally(|t| t.early += 1);
+            return Some(true);
+        }
+        tally(|t| t.parted += 1);
+    }
+    if ends && size > 0 {
+        lane.begun |= 2;
+    }
+    if size > 0 && waiting == 1 && lane.late == late::NO && lane.hello == 0 {
+        // Nobody may have accepted it yet. Then only a first message alone may come in: see `greets`.
+        let alone = part::<4>(ctx, body).is_some_and(|length| u32::from_be_bytes(length) == size);
+        if lane.begun & 1 == 0 && alone {
+            lane.begun |= 1;
+        } else if age < (if lane.begun & 1 == 0 { UNACCEPTED } else { UNREAD }) {
+            tally(|t| t.early += 1);
+            return Some(true);
+        }
+    }
+    None
+}
+
 /// What a client has sent and its server has not read yet.
 #[stream_verdict]
 pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
@@ -258,32 +336,48 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         let mut key = cookie;
         return GUARDED.redirect_skb(&ctx, &mut key, 0) as u32;
     }
-    let waiting = volatile(&lane.word);
-    if waiting >= PASSES || volatile(&shared.armed) == 0 && waiting & 1 == 0 {
+    let size64 = u64::from(size);
+    let mut waiting = volatile(&lane.word);
+    if waiting >= PASSES {
+        if add(lane, size64 << 1) >= PASSES {
+            return SK_PASS;
+        }
+        // It was taken back in this very moment.
+        add(lane, (size64 << 1).wrapping_neg());
+        waiting = volatile(&lane.word);
+    }
+    if volatile(&shared.armed) == 0 && waiting & 1 == 0 {
         return SK_PASS;
     }
     if volatile(&shared.pulse) + volatile(&shared.patience) < now {
         tally(|t| t.unguarded += 1);
         // Behind what the shim has and does not hand on nothing may pass: that would be another order.
-        if waiting & 1 == 0 && volatile(&shared.closed) == 0 {
-            return SK_PASS;
+        if waiting <= 1 && volatile(&lane.answers) == 0 && volatile(&shared.closed) == 0 {
+            // Nobody follows where messages begin from here on: it has to be taken back.
+            let change = PASSES - waiting + (size64 << 1);
+            if add(lane, change) == waiting {
+                return SK_PASS;
+            }
+            add(lane, change.wrapping_neg());
         }
         // The agent ends a connection that has lost something.
         lane.overflow = 1;
         return SK_DROP;
     }
-    if waiting == 1 && lane.late == 0 && lane.hello == 0 && greets(&ctx, lane, index, size) {
+    if waiting == 1 && lane.late == late::NO && lane.hello == 0 && greets(&ctx, lane, index, size) {
         return SK_PASS;
     }
-    let size64 = u64::from(size);
     if waiting & 1 != 0 {
         if (waiting >> 1) + size64 > volatile(&lane.forwarded) + volatile(&shared.held_max) {
             lane.overflow = 1;
             tally(|t| t.overflowed += 1);
             return SK_DROP;
         }
+        if waiting == 1 {
+            lane.since = now;
+        }
         if add(lane, size64 << 1) & 1 != 0 {
-            return hold(&ctx, index);
+            return hold(&ctx, lane, index, (waiting, size64), shared);
         }
         // The shim has let go in this very moment.
         add(lane, (size64 << 1).wrapping_neg());
@@ -325,8 +419,12 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
     }
     lane.skip = start;
     lane.forwarded = 0;
+    lane.since = now;
+    if volatile(&lane.begun) & 2 != 0 {
+        tally(|t| t.parted += 1);
+    }
     add(lane, size64 << 1 | 1);
-    hold(&ctx, index)
+    hold(&ctx, lane, index, (0, size64), shared)
 }
 
 /// True where a piece is a connection's first message and nothing else. It cannot ask for anything, and it may not be
@@ -353,11 +451,29 @@ fn greets(ctx: &SkBuffContext, lane: &mut Lane, index: u32, size: u32) -> bool {
 }
 
 #[inline(always)]
-fn hold(ctx: &SkBuffContext, index: u32) -> u32 {
+fn hold(
+    ctx: &SkBuffContext,
+    lane: &mut Lane,
+    index: u32,
+    (waiting, size): (u64, u64),
+    shared: &Shared,
+) -> u32 {
     let mut key = u64::from(index);
     let verdict = SHIMS.redirect_skb(ctx, &mut key, u64::from(BPF_F_INGRESS)) as u32;
-    tally(|t| if verdict == SK_PASS { t.held += 1 } else { t.failed += 1 });
-    verdict
+    if verdict == SK_PASS {
+        tally(|t| t.held += 1);
+        return verdict;
+    }
+    // The shim has just died. Nothing of this connection was with it: then it is as any other that nobody guards.
+    tally(|t| t.failed += 1);
+    if waiting <= 1 && volatile(&lane.answers) == 0 && volatile(&shared.closed) == 0 {
+        if add(lane, PASSES - 1) == size << 1 | 1 {
+            return SK_PASS;
+        }
+        add(lane, (PASSES - 1).wrapping_neg());
+    }
+    lane.overflow = 1;
+    SK_DROP
 }
 
 /// Adds to a lane's word; gives what it was.

@@ -61,7 +61,7 @@ pub struct Config {
     pub anchor: Anchor,
     /// How long receipts are kept.
     pub retention: Retention,
-    /// How connections are held. Accepted, not used yet.
+    /// How connections are held.
     pub gate: Gate,
     /// Who is told of alerts and acts.
     pub signals: Vec<Sink>,
@@ -153,7 +153,8 @@ pub struct Gate {
     pub tls: bool,
     /// Servers elsewhere, as `address:port`, and their protocols: what processes of this host ask them is held here.
     pub remote: BTreeMap<String, String>,
-    /// Ports of servers whose connections go through the gate; empty: those of every database that rules are about.
+    /// Ports of servers whose connections go through the gate (for a Unix socket: the number that its path ends with);
+    /// empty: those of every database that rules are about.
     pub ports: Vec<u16>,
 }
 
@@ -332,6 +333,15 @@ impl Config {
         if !self.listen.metrics.is_empty() && self.listen.metrics.parse::<std::net::SocketAddr>().is_err() {
             let given = &self.listen.metrics;
             errors.push(format!("listen.metrics: `{given}` is no address; write e.g. 127.0.0.1:9108"));
+        }
+        if !["open", "closed"].contains(&self.gate.fail.as_str()) {
+            errors.push(format!("gate.fail: `{}` is neither `open` nor `closed`", self.gate.fail));
+        }
+        if bytes(&self.gate.held_bytes).is_none_or(|most| most == 0) {
+            errors.push(format!("gate.held_bytes: `{}` is no size; write e.g. 64MiB", self.gate.held_bytes));
+        }
+        if self.gate.ports.contains(&0) {
+            errors.push("gate.ports: 0 is no port".into());
         }
         for (server, name) in &self.gate.remote {
             if let Err(reason) = values::remote(server, name) {

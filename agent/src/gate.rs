@@ -27,6 +27,7 @@ pub mod kill; // request -> the kernel -> outcome
 mod cancel; // what a killed session had asked for -> stopped
 pub mod shim; // the process that does it
 pub mod guard; // kernel programs -> enrolled connections
+mod entry; // sockets that are open already -> enrolled
 pub mod hold; // held bytes -> forwarded, replaced, or kept
 pub mod talk; // what agent and shim tell each other about them
 pub mod inline; // rules that hold -> the shim, what it decided -> events
@@ -114,6 +115,8 @@ pub struct Gate {
     watch: Option<Watch>,
     /// Statements are held before the server has them.
     pub inline: Option<Inline>,
+    /// What held them, while it is switched off.
+    resting: Option<Inline>,
     /// How they are.
     pub settings: Settings,
     /// Who is asked about statements that need somebody's approval.
@@ -163,6 +166,7 @@ impl Gate {
             spared_ends: HashSet::new(),
             watch: None,
             inline: None,
+            resting: None,
             settings: Settings::default(),
             approvals: None,
         };
@@ -336,13 +340,28 @@ impl Gate {
         if !policies.needs_gate() || self.settings.off {
             if let Some(mut inline) = self.inline.take() {
                 let forsaken = inline.forsaken();
-                inline.end();
+                inline.suspend();
                 self.withdraw(&forsaken);
+                self.resting = Some(inline);
             }
             return;
         }
         if self.inline.is_none() {
-            match Inline::start(&self.settings, policies) {
+            if let Some(resting) = &mut self.resting
+                && !resting.is_over()
+            {
+                if resting.is_at_work() {
+                    // Answers from before are on their way through it still: the next look begins.
+                    return;
+                }
+                self.link = None;
+            }
+            if self.link.is_none() {
+                self.restarts += 1;
+                self.link = self.launch().inspect_err(|error| tracing::error!(%error, "no shim")).ok();
+            }
+            // What was enrolled before can only be held by what it was enrolled in.
+            match self.resting.take().map_or_else(|| Inline::start(&self.settings, policies), Ok) {
                 Ok(inline) => {
                     self.inline = Some(inline);
                     self.hand_over();
@@ -453,8 +472,8 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        if let Some(inline) = self.inline.take() {
-            inline.end();
+        if let Some(mut inline) = self.inline.take() {
+            inline.suspend();
         }
         self.link = None;
         let _ = std::fs::remove_file(&self.socket);
@@ -499,6 +518,11 @@ pub fn waits_in_kernel(pid: u32, cookie: u64) -> io::Result<bool> {
     let socket = borrow::socket(pid, cookie)?;
     let flags = OFlag::from_bits_truncate(fcntl(&socket, FcntlArg::F_GETFL)?);
     Ok(!flags.contains(OFlag::O_NONBLOCK))
+}
+
+/// A descriptor of our own for a socket that a process has. To be closed at once: while it is open the connection is too.
+pub fn borrow(pid: u32, cookie: u64) -> io::Result<OwnedFd> {
+    borrow::socket(pid, cookie)
 }
 
 fn namespace_of(pid: impl std::fmt::Display) -> io::Result<u64> {

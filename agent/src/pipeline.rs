@@ -325,6 +325,13 @@ impl Flow {
         state.titled = state.title(host, client);
     }
 
+    /// What was [supposed](Self::suppose) is what its events say from now on.
+    pub fn believe(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        let Pipeline { policies, memory, recorder, poolers, output, .. } = pipeline;
+        let host = &mut Nobody;
+        FlowSink { state: &mut self.state, policies, memory, recorder, poolers, output, host, now }.refresh();
+    }
+
     /// The client has shown a certificate with this subject.
     pub fn certify(&mut self, subject: &Arc<str>) {
         self.state.certificate = Arc::clone(subject);

@@ -123,8 +123,18 @@ impl Session {
 
     /// One of `tests/clients/*.py` that reads lines.
     pub fn python(server: &Postgres, route: &Route<'_>, script: &str) -> Result<Self> {
+        Self::python_with(server, route, script, &[])
+    }
+
+    /// The same, with arguments.
+    pub fn python_with(
+        server: &Postgres,
+        route: &Route<'_>,
+        script: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let mut command = Command::new(setup::python()?);
-        command.arg(clients().join(script));
+        command.arg(clients().join(script)).args(arguments);
         command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
         Self::start(route.aim(command))
     }

@@ -33,6 +33,8 @@ pub struct Inline {
     /// The function of the server's program that is given each text, NUL behind it, as its first argument before the text
     /// is parsed; it is exported. There what nobody can read on its way is judged.
     pub parser: Option<&'static str>,
+    /// What the title of a server's process says: true where its session has asked for nothing. None where it does not say.
+    pub idle: fn(&str) -> Option<bool>,
     /// A reader of one connection.
     pub open: fn(super::Start) -> Box<dyn Requests>,
 }
@@ -52,6 +54,8 @@ pub enum Step {
     Blind(Blindness),
     /// This is not the protocol.
     Unknown,
+    /// It was joined late, and no message begins here.
+    Astray,
 }
 
 /// What is known of a name.
@@ -91,6 +95,8 @@ pub struct Refusal<'a> {
 
 /// Reads what one client sends.
 pub trait Requests: Send {
+    /// It was not read for a while: what comes next may be anything, and has to prove that it is a message.
+    fn rejoin(&mut self);
     /// What these bytes begin with. They are the same, and more, until something else than [`Step::Short`] was said.
     fn next(&mut self, bytes: &[u8]) -> Step;
     /// What a message that [asks](Step::Ask) means; what it changes about names and the session is followed. `named`

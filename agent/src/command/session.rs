@@ -59,7 +59,7 @@ pub fn capture(
     let search = if taps.tls { search(&mut live) } else { None };
     let mut driver = Driver::new((records, live), gate, taps.ports, taps.unix, search);
     driver.look_after_unix(pipeline);
-    driver.look_after_gate(agent_core::segment::Nanos(0), pipeline);
+    driver.look_after_gate(pipeline);
     if !each(pipeline) {
         return Ok(());
     }

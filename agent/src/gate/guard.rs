@@ -1,15 +1,18 @@
 //! The kernel side of the gate: loaded, attached, armed and taken away again by the agent.
 
+use std::collections::HashSet;
 use std::fs::File;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use agent_common::gate::{ANSWERS, Framing, Remote, Shared, Tally, lane as state};
+use agent_common::gate::{ANSWERS, Framing, Remote, Shared, Tally, entry as state_of, lane as state};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, SockHash};
-use aya::programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, SkMsg, SkSkb, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
-use super::lanes::{Lanes, Page};
+use super::entry::{self, Entrance};
+use super::lanes::{LaneRef, Lanes, Page};
 use super::parse::{self, Parsers};
 use crate::capture::live::{CaptureError, cgroup2, typed};
 
@@ -21,7 +24,7 @@ pub const LANES: u32 = 4096;
 
 /// The attached programs and their maps. What is enrolled keeps those it needs until it closes.
 pub struct Guard {
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     guarded: SockHash<MapData, u64>,
     /// Kept open: the kernel side of what is enrolled does not need it to be, the next connections do.
     _answered: SockHash<MapData, u64>,
@@ -32,10 +35,26 @@ pub struct Guard {
     tally: PerCpuArray<MapData, Tally>,
     shared: Page<Shared>,
     lanes: Lanes,
+    entrance: Entrance,
+    /// Whether it can be used, or why not.
+    queued: Result<(), String>,
     /// Probes on servers' parsers, or why there are none.
     parsers: Result<Parsers, String>,
     /// What the shim works with, in the order of [`Part`].
     parts: Vec<OwnedFd>,
+}
+
+/// Why a connection cannot be enrolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barred {
+    /// Another program has it: a service mesh, another weir, or one that was here before.
+    Taken,
+    /// There is no room yet.
+    Crowded,
+    /// It has something unread.
+    Busy,
+    /// It is gone, or the kernel does not want it.
+    Other,
 }
 
 /// The maps that the shim works with: which descriptor of a message is which.
@@ -111,7 +130,12 @@ impl Guard {
         for (name, value) in globals.as_deref().unwrap_or_default() {
             loader.override_global(name, value, true);
         }
+        let queued = entry::globals();
+        for (name, value) in queued.as_deref().unwrap_or_default() {
+            loader.override_global(name, value, true);
+        }
         let mut ebpf = loader.load(OBJECT)?;
+        let entrance = Entrance::new(&mut ebpf)?;
         let wanted = if tls { globals.map(drop) } else { Err("gate.tls is off".to_owned()) };
         let parsers = wanted.and_then(|()| Parsers::load(&mut ebpf).map_err(|error| error.to_string()));
         if let (true, Err(why)) = (tls, &parsers) {
@@ -165,6 +189,15 @@ impl Guard {
             program.attach(answered.fd()).map_err(refused)?;
         }
         {
+            let name = "weir_delay";
+            let refused = |source| CaptureError::Program { name, source: Box::new(source) };
+            let path = cgroup2()?;
+            let root = File::open(&path).map_err(|source| CaptureError::Open { path, source })?;
+            let program: &mut CgroupSkb = typed(&mut ebpf, name)?;
+            program.load().map_err(refused)?;
+            program.attach(&root, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        {
             let name = "weir_enrol";
             let refused = |source| CaptureError::Program { name, source: Box::new(source) };
             let path = cgroup2()?;
@@ -174,7 +207,9 @@ impl Guard {
             program.attach(&root, CgroupAttachMode::Single).map_err(refused)?;
         }
         Ok(Self {
-            _ebpf: ebpf,
+            ebpf,
+            entrance,
+            queued: queued.map(drop),
             guarded,
             _answered: answered,
             free,
@@ -233,18 +268,83 @@ impl Guard {
         }
     }
 
-    /// Enrols a connection that is open already, by its server's socket; it goes by this cookie.
+    /// Enrols a connection that is open already and whose server's socket has nothing unread; it goes by this cookie. All
+    /// that it sends from now on is held.
     pub fn adopt(&mut self, cookie: u64, socket: BorrowedFd<'_>, framing: u32) -> Result<(), MapError> {
-        let index = self.free.pop(0)?;
-        let lane = self.lanes.get(index as usize).ok_or(MapError::ElementNotFound)?;
-        lane.begin(cookie, framing);
-        let entered = self.gated.insert(cookie, index, 0);
-        let entered = entered.and_then(|()| self.guarded.insert(cookie, socket.as_raw_fd(), 0));
+        let index = self.begin(cookie, framing, true)?;
+        let entered = self.guarded.insert(cookie, socket.as_raw_fd(), 0);
         if entered.is_err() {
-            let _ = self.gated.remove(&cookie);
-            lane.set_state(state::CLOSED);
+            self.give_back(cookie, index);
         }
         entered
+    }
+
+    /// Enrols connections that are open already, by the cookies of their servers' sockets in this network namespace and
+    /// the places of their framings; they pass at first. Those that have something unread stay outside.
+    pub fn let_in(
+        &mut self,
+        wanted: &[(u64, u32)],
+        namespace: &File,
+    ) -> io::Result<Vec<(u64, Result<(), Barred>)>> {
+        if let Err(why) = &self.queued {
+            return Err(io::Error::other(why.clone()));
+        }
+        let (mut answers, mut cookies, mut lanes) = (Vec::new(), Vec::new(), Vec::new());
+        for &(cookie, framing) in wanted {
+            match self.begin(cookie, framing, false) {
+                Ok(index) => {
+                    cookies.push(cookie);
+                    lanes.push(index);
+                }
+                Err(_) => answers.push((cookie, Err(Barred::Crowded))),
+            }
+        }
+        let walked = self.entrance.let_in(&mut self.ebpf, &cookies, namespace);
+        let failed = |_: &io::Error| vec![state_of::FAILED; cookies.len()];
+        let outcomes = walked.as_ref().map_or_else(failed, Vec::clone);
+        for ((cookie, lane), outcome) in cookies.into_iter().zip(lanes).zip(outcomes) {
+            let answer = match outcome {
+                state_of::IN => Ok(()),
+                state_of::TAKEN => Err(Barred::Taken),
+                state_of::WANTED => Err(Barred::Busy),
+                _ => Err(Barred::Other),
+            };
+            if answer.is_err() {
+                self.give_back(cookie, lane);
+            }
+            answers.push((cookie, answer));
+        }
+        walked.map(|_| answers)
+    }
+
+    /// Takes a lane for a connection that is to be enrolled.
+    fn begin(&mut self, cookie: u64, framing: u32, held: bool) -> Result<u32, MapError> {
+        let index = self.free.pop(0)?;
+        let lane = self.lanes.get(index as usize).ok_or(MapError::ElementNotFound)?;
+        lane.begin(cookie, framing, held);
+        let known = self.gated.insert(cookie, index, 0);
+        if known.is_err() {
+            self.give_back(cookie, index);
+        }
+        known.map(|()| index)
+    }
+
+    /// Nothing came of it.
+    fn give_back(&mut self, cookie: u64, index: u32) {
+        let _ = self.gated.remove(&cookie);
+        if let Some(lane) = self.lanes.get(index as usize) {
+            lane.set_state(state::CLOSED);
+        }
+    }
+
+    /// The lane of a connection.
+    pub fn lane(&self, cookie: u64) -> Option<LaneRef<'_>> {
+        self.lanes.get(self.gated.get(&cookie, 0).ok()? as usize).filter(|lane| lane.cookie() == cookie)
+    }
+
+    /// Cookies of the sockets that are enrolled and open.
+    pub fn members(&self) -> HashSet<u64> {
+        self.guarded.keys().filter_map(Result::ok).collect()
     }
 
     /// A connection is closed whose end the kernel side does not see.
@@ -291,6 +391,8 @@ impl Guard {
                 sum.new += one.new;
                 sum.unnamed += one.unnamed;
                 sum.answers += one.answers;
+                sum.early += one.early;
+                sum.parted += one.parted;
             }
         }
         sum

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::gate::{HELLO_MAX, Known, Name, Shared, lane as state};
+use agent_common::gate::{HELLO_MAX, Known, Name, PASSES, Shared, lane as state, late};
 use agent_core::policy::{Policies, Problem, Source};
 use agent_core::protocol::PROTOCOLS;
 use agent_core::sensitive::Catalog;
@@ -160,6 +160,8 @@ pub struct Holder {
     scratch: Box<[u8]>,
     /// Since when there is no agent.
     orphaned: Option<Instant>,
+    /// The agent wants nothing to be held any more.
+    drained: bool,
     /// Lanes that were in use when this shim began: up to here.
     used: usize,
     /// Those of them whose bytes were lost with another shim: the agent ends their connections.
@@ -238,6 +240,7 @@ impl Holder {
             kept: Vec::new(),
             scratch: vec![0; 256 * 1024].into(),
             orphaned: None,
+            drained: false,
             used: 0,
             lost: HashSet::new(),
         };
@@ -258,12 +261,13 @@ impl Holder {
                 _ if lane.answering() != 0 => {
                     self.lost.insert(index);
                 }
-                // Nothing has come yet, or all that came is dealt with.
-                1 => {}
+                // Nothing has come yet, all that came is dealt with, or it passes.
+                1 | PASSES.. => {}
                 word if word & 1 != 0 => {
                     self.lost.insert(index);
                 }
-                _ => lane.set_late(1),
+                // What there is to know of it went with the other shim. Where its next message begins is known.
+                _ => lane.set_late(late::NEW),
             }
         }
     }
@@ -316,8 +320,8 @@ impl Holder {
             }
             self.due();
             self.questions.tend(&mut self.desk);
+            self.speak();
             if let Some(since) = self.orphaned {
-                self.desk.news.clear();
                 let waits = self.sessions.iter().flatten().any(|session| session.waits());
                 let open = |wanted: fn(LaneRef<'_>) -> bool| {
                     let lanes = (0..self.pool.len()).filter_map(|index| self.lanes.get(index));
@@ -325,7 +329,7 @@ impl Holder {
                 };
                 // Answers that come through here are not cut off.
                 let answers = open(|lane| lane.answers() != 0);
-                let over = if self.desk.closed {
+                let over = if self.desk.closed && !self.drained {
                     !open(|_| true)
                 } else {
                     !answers && (!waits || since.elapsed() > DRAIN)
@@ -334,8 +338,6 @@ impl Holder {
                     self.clean();
                     return Ok(());
                 }
-            } else {
-                self.speak();
             }
         }
     }
@@ -608,7 +610,7 @@ impl Holder {
                 self.questions.closed(cookie, &mut self.desk);
             }
             Order::Drain => {
-                self.desk.draining = true;
+                (self.desk.draining, self.drained) = (true, true);
                 self.each(Session::drain);
                 self.desk.tell(News::Drained);
             }

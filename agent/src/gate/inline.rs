@@ -1,13 +1,14 @@
 //! Rules that hold statements -> kernel programs and the shim; what the shim has decided -> whoever makes events.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::gate::{Framing, Shared, Tally, act, lane as state};
+use agent_common::gate::{Framing, PASSES, Shared, Tally, act, lane as state};
 use agent_core::policy::Policies;
 use agent_core::protocol::inline::Act;
 use agent_core::protocol::{Entry, PROTOCOLS};
@@ -15,7 +16,7 @@ use agent_core::segment::Endpoint;
 use agent_core::sensitive::Catalog;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::guard::Guard;
+use super::guard::{Barred, Guard};
 use super::lanes::LaneRef;
 use super::message::{self, Request, now_ns};
 use super::parse::Parsers;
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_millis(700);
 const START: Duration = Duration::from_secs(5);
 /// How long what is held may take to go on when holding ends.
 const DRAIN: Duration = Duration::from_millis(900);
+/// How long all of the end may take.
+const FAREWELL: Duration = Duration::from_millis(980);
 /// Decisions that wait for their statement's event, for each connection.
 const DECISIONS_MAX: usize = 4096;
 /// How long a decision waits for it.
@@ -88,6 +91,8 @@ pub struct Inline {
     unadopted: u64,
     /// The shim takes answers.
     answers: bool,
+    /// See [`Inline::era`].
+    era: u64,
     who: HashMap<u64, Who>,
     decisions: HashMap<u64, VecDeque<(Instant, Decision)>>,
     news: VecDeque<News>,
@@ -155,6 +160,7 @@ impl Inline {
             unadopted: 0,
             unheld: HashSet::new(),
             answers: false,
+            era: 0,
             who: HashMap::new(),
             decisions: HashMap::new(),
             news: VecDeque::new(),
@@ -189,6 +195,7 @@ impl Inline {
         }
         self.take_answers(answers);
         self.guard.shared().armed(true);
+        self.era += 1;
         Ok(())
     }
 
@@ -299,6 +306,7 @@ impl Inline {
         }
         let Some(entry) = entries().find(|entry| entry.name == name) else { return };
         self.enrol_port(port, entry);
+        self.era += 1;
     }
 
     /// Holds what a connection sends that is open already: the server's process has its socket. `key`: the cookie that it
@@ -310,6 +318,48 @@ impl Inline {
         let Some(framing) = entries().position(|entry| entry.name == name) else { return Ok(()) };
         let fd = super::borrow::socket(pid, socket)?;
         self.guard.adopt(key, fd.as_fd(), framing as u32).map_err(io::Error::other)
+    }
+
+    /// Lets connections in that are open already, by the cookies of their servers' sockets in this network namespace and
+    /// what is spoken there: they pass until they are [taken back](Self::take_back).
+    pub fn let_in(
+        &mut self,
+        wanted: &[(u64, &str)],
+        namespace: &File,
+    ) -> io::Result<Vec<(u64, Result<(), Barred>)>> {
+        let place = |name| entries().position(|entry| entry.name == name);
+        let wanted: Vec<_> =
+            wanted.iter().filter_map(|&(cookie, name)| Some((cookie, place(name)? as u32))).collect();
+        self.guard.let_in(&wanted, namespace)
+    }
+
+    /// Holds what a connection that passes sends from now on, where `is_between` says that it stands between two messages
+    /// and nothing comes meanwhile. True where it does not pass any more.
+    pub fn take_back(&self, cookie: u64, mut is_between: impl FnMut() -> bool) -> bool {
+        let Some(lane) = self.guard.lane(cookie) else { return false };
+        let word = lane.word();
+        !lane.is_resting() || is_between() && lane.take_back(word)
+    }
+
+    /// Cookies of the connections that pass and may be taken back.
+    pub fn resting(&self) -> Vec<u64> {
+        let lanes = (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
+        lanes.filter(|lane| lane.is_resting()).map(LaneRef::cookie).collect()
+    }
+
+    /// Ports that are watched, with what is spoken there.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &'static Entry)> {
+        self.ports.iter().map(|(port, (entry, _))| (*port, *entry))
+    }
+
+    /// Grows whenever there may be connections that were open before: when it begins to hold, or watches one port more.
+    pub fn era(&self) -> u64 {
+        self.era
+    }
+
+    /// Cookies of the sockets that are enrolled and open, however they came in.
+    pub fn members(&self) -> HashSet<u64> {
+        self.guard.members()
     }
 
     /// A connection is gone whose end the kernel side does not see.
@@ -359,27 +409,17 @@ impl Inline {
 
     /// Reads what the shim tells; false where it is gone or hangs.
     pub(super) fn poll(&mut self) -> bool {
-        let Some(link) = &self.link else { return false };
+        if self.link.is_none() {
+            return false;
+        }
         let mut answers = false;
-        while message::readable(link.as_fd(), Duration::ZERO).unwrap_or(false) {
+        while let Some(link) = &self.link {
+            if !message::readable(link.as_fd(), Duration::ZERO).unwrap_or(false) {
+                break;
+            }
             match message::receive::<News>(link.as_fd()) {
-                Ok(Some((News::Decided(mut decision), _))) => {
-                    if decision.disposition == Told::Unasked {
-                        let state = "impossible".into();
-                        decision.approval = Some(Approval { state, ..Approval::default() });
-                    }
-                    let waiting = self.decisions.entry(decision.cookie).or_default();
-                    if waiting.len() < DECISIONS_MAX {
-                        waiting.push_back((Instant::now(), decision));
-                    }
-                }
                 Ok(Some((News::Answers, _))) => answers = true,
-                Ok(Some((news, _))) => {
-                    if let News::Ask { id, .. } = &news {
-                        self.asked.insert(*id);
-                    }
-                    self.news.push_back(news);
-                }
+                Ok(Some((news, _))) => self.heard(news),
                 Ok(None) | Err(_) => return false,
             }
         }
@@ -464,24 +504,77 @@ impl Inline {
         self.guard.has(cookie)
     }
 
-    /// Holds nothing more: what is held goes on first.
-    pub(super) fn end(self) {
+    /// Holds nothing more until it is [handed over](Self::hand_over) again: what is held goes on first, and what is open
+    /// passes.
+    pub(super) fn suspend(&mut self) {
         let begin = Instant::now();
         self.guard.stop_enrolling();
         let told = self.tell(&Order::Drain).is_ok();
         let lanes = || (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
         let open = || lanes().filter(|lane| lane.state() == state::OPEN);
-        let busy = |lane: LaneRef<'_>| lane.word() & 1 != 0 && lane.word() > 1 || lane.answers() != 0;
+        let held = |lane: LaneRef<'_>| lane.word() < PASSES && lane.word() & 1 != 0 && lane.word() > 1;
+        let busy = |lane: LaneRef<'_>| held(lane) || lane.answers() != 0;
         while told && begin.elapsed() < DRAIN && open().any(busy) {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.guard.shared().armed(false);
-        // A socket that leaves the map loses what its server has not read yet. So none leaves: what is open passes
-        // for good, and the kernel forgets it when it closes.
+        // A socket that leaves the map loses what its server has not read yet. So none leaves: what is open passes,
+        // and the kernel forgets it when it closes.
         // The shim itself lets those go whose answers are still on their way through it.
         for lane in open().filter(|lane| lane.answers() == 0) {
             // Nothing is held, or nothing has come yet.
             let _ = lane.set_passes() || lane.release(0, true);
+        }
+        // What it has decided is told before it hangs up.
+        if let Some(link) = &self.link {
+            let _ = nix::sys::socket::shutdown(link.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+        }
+        self.hear_out(begin + FAREWELL);
+    }
+
+    /// True once the shim has ended what it held: another must not begin before.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.hear_out(Instant::now());
+        self.link.is_none()
+    }
+
+    /// True while the shim shows itself.
+    pub(super) fn is_at_work(&self) -> bool {
+        now_ns().saturating_sub(self.guard.shared().pulse()) < PATIENCE.as_nanos() as u64
+    }
+
+    /// Reads what the shim tells until it hangs up.
+    fn hear_out(&mut self, deadline: Instant) {
+        while let Some(link) = &self.link {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !message::readable(link.as_fd(), left).unwrap_or(false) {
+                break;
+            }
+            match message::receive::<News>(link.as_fd()) {
+                Ok(Some((news, _))) => self.heard(news),
+                Ok(None) | Err(_) => self.link = None,
+            }
+        }
+    }
+
+    fn heard(&mut self, news: News) {
+        match news {
+            News::Decided(mut decision) => {
+                if decision.disposition == Told::Unasked {
+                    let state = "impossible".into();
+                    decision.approval = Some(Approval { state, ..Approval::default() });
+                }
+                let waiting = self.decisions.entry(decision.cookie).or_default();
+                if waiting.len() < DECISIONS_MAX {
+                    waiting.push_back((Instant::now(), decision));
+                }
+            }
+            news => {
+                if let News::Ask { id, .. } = &news {
+                    self.asked.insert(*id);
+                }
+                self.news.push_back(news);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use agent_common::gate::{Lane, PASSES, Shared, lane as state};
+use agent_common::gate::{Lane, PASSES, Shared, lane as state, late};
 use agent_common::parse::{Parsed, SLOTS, answer};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -221,12 +221,31 @@ impl LaneRef<'_> {
         rests
     }
 
-    /// Begins for a connection that was open before: all that it sends from now on is held.
-    pub fn begin(self, cookie: u64, framing: u32) {
-        let lane = Lane { word: 1, cookie, framing, late: 1, ..Lane::default() };
+    /// Begins for a connection that was open before. `held`: all that it sends from now on; else it passes until it is
+    /// [taken back](Self::take_back).
+    pub fn begin(self, cookie: u64, framing: u32, held: bool) {
+        let word = if held { 1 } else { PASSES };
+        let lane = Lane { word, cookie, framing, late: late::NEW, ..Lane::default() };
         // SAFETY: mapped for as long as `self`; nobody looks at a lane that is neither free nor enrolled.
         unsafe { self.at.write_volatile(lane) };
         self.set_state(state::OPEN);
+    }
+
+    /// True where it passes and may be taken back.
+    pub fn is_resting(self) -> bool {
+        let open = self.state() == state::OPEN && self.client() == 0;
+        open && self.word() >= PASSES && self.late() != late::LEFT
+    }
+
+    /// Holds what a connection that passes sends from now on, if nothing has come since its word was this one.
+    pub fn take_back(self, since: u64) -> bool {
+        // Nobody but the agent changes these while it passes.
+        self.set_late(late::NEW);
+        self.set_skip(0);
+        self.set_remain(0);
+        self.set_forwarded(0);
+        let word = word!(AtomicU64, (*self.at).word);
+        since >= PASSES && word.compare_exchange(since, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// Lets a connection pass for good, if nothing of it is held.

@@ -53,6 +53,10 @@ fn converse(caller: &std::os::fd::OwnedFd, pid: u32) -> io::Result<()> {
             Request::Kill(kill) => kill,
             Request::Hold { closed, answers } => {
                 let Some(agent) = fds.next() else { continue };
+                // One after the other: both would read what comes.
+                if let Some(before) = holding.take() {
+                    let _ = before.join();
+                }
                 match Holder::new(agent, fds.collect(), closed, answers) {
                     Ok(holder) => {
                         let run = move || {

@@ -67,6 +67,11 @@ impl Resolver {
         owner.iter().flat_map(|owner| &owner.pids).filter_map(|pid| proc::title(*pid)).collect()
     }
 
+    /// The title of a process.
+    pub fn title(&self, pid: u32) -> Option<String> {
+        proc::title(pid)
+    }
+
     /// The inode of the network namespace that holds the socket: a kill must happen in it.
     pub fn namespace(&mut self, socket: &Tapped) -> Option<u64> {
         self.sockets().entry(socket.cookie, socket.local, socket.remote).map(|(_, namespace)| namespace)

@@ -71,6 +71,11 @@ impl Sockets {
         self.by_cookie.values().map(|(entry, _)| entry)
     }
 
+    /// Reads everything again.
+    pub fn look_again(&mut self) {
+        self.refresh();
+    }
+
     /// How many network namespaces could not be looked into, and why.
     pub fn blind(&self) -> Option<(usize, &str)> {
         self.blind.as_ref().map(|(count, reason)| (*count, reason.as_str()))

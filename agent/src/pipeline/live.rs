@@ -28,6 +28,7 @@ use super::{Ends, Flow, Host, Pipeline, Wishes};
 use crate::capture::tls::Search;
 
 mod held; // statements that are held: who asks for them, what became of them
+mod late; // connections that were open before the gate -> enrolled between two of their messages
 mod tls; // plaintext of TLS sessions -> flows
 
 /// How long the reader sleeps when nothing is urgent: long enough that a busy database costs few wakeups.
@@ -64,6 +65,7 @@ pub struct Driver {
     /// Most bytes that waited in the ring since the last tick.
     filled: u64,
     tls: tls::Sessions,
+    late: late::Late,
 }
 
 /// One tapped socket.
@@ -197,6 +199,7 @@ impl Driver {
             ticked: now,
             filled: 0,
             tls: tls::Sessions::new(search),
+            late: late::Late::default(),
         }
     }
 
@@ -264,7 +267,7 @@ impl Driver {
             pipeline.gauges.ring_used = std::mem::take(&mut self.filled);
             pipeline.gauges.connections = [self.taps.len() as u64, recognised as u64];
             self.follow_rules(pipeline);
-            self.look_after_gate(now, pipeline);
+            self.look_after_gate(pipeline);
             self.look_after_unix(pipeline);
             self.hidden(now, pipeline);
             self.live.resync_clock();

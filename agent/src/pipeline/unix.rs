@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use agent_common::{Socket, UnixData, UnixOpen, mode};
-use agent_core::event::{CaptureSource, EventKind};
+use agent_core::event::{CaptureSource, Disposition, EventKind};
 use agent_core::exchange::Cancel;
 use agent_core::identity::Workload;
 use agent_core::judge::Verdict;
@@ -342,6 +342,13 @@ impl UnixTaps {
         self.conversations.values_mut().find(|known| known.key() == Some(key)).map(|known| &mut known.flow)
     }
 
+    /// The server's process and socket of the conversation that the gate knows by this key.
+    pub fn server_of(&self, key: u64) -> Option<(u32, u64)> {
+        let known = self.conversations.values().find(|known| known.key() == Some(key))?;
+        let server = known.flow.core().client()?.other().index();
+        Some((known.pids[server], known.ends[server]?))
+    }
+
     /// Ends the conversation that the gate knows by this key: bytes of it are lost. False where there is none. The kernel
     /// destroys no Unix socket on demand; both ends see the end of the stream.
     pub fn shut(&mut self, key: u64, cause: &'static str, now: Nanos, pipeline: &mut Pipeline) -> bool {
@@ -362,6 +369,27 @@ impl UnixTaps {
             );
         }
         true
+    }
+
+    /// Ends a session at the operator's wish; none where there is no such session. What its server executes for it goes on
+    /// until it wants to answer.
+    pub fn kill(
+        &mut self,
+        session: u64,
+        actor: &str,
+        now: Nanos,
+        pipeline: &mut Pipeline,
+    ) -> Option<std::io::Result<()>> {
+        let known = self.conversations.get_mut(&session)?;
+        let server = known.flow.core().client().map_or(1, |client| client.other().index());
+        let socket = known.ends[server].ok_or(std::io::ErrorKind::NotFound.into());
+        let shut = socket.and_then(|socket| gate::shut(known.pids[server], socket));
+        known.flow.tell(now, pipeline, EventKind::Decision, |event| {
+            event.error_type = "operator".into();
+            event.approval_actor = actor.into();
+            event.disposition = if shut.is_ok() { Disposition::Killed } else { Disposition::Allowed };
+        });
+        Some(shut)
     }
 
     /// The agent ends: hands out what is pending.

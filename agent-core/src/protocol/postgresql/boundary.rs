@@ -51,6 +51,14 @@ pub(super) fn server(kind: u8, length: u32) -> bool {
     (least..=most).contains(&length)
 }
 
+/// Longest message that a reader who joins late believes in. Its length begins with NUL: no text does.
+const BELIEVED: u32 = 1 << 24;
+
+/// Does a client's message begin with the first of these bytes? Some(false): it may, more bytes are needed.
+pub(super) fn begins(window: &[u8]) -> Option<bool> {
+    chain(window, 1, |kind, length| length < BELIEVED && client(kind, length), weigh_client)
+}
+
 /// Where the client's next message begins.
 pub(super) fn find_client(window: &[u8], fresh: bool) -> Found {
     find(window, fresh, client, weigh_client)

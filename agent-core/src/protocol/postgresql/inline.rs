@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 
 use super::command::{self, Command, Setting};
 use super::startup::{self, Packet};
+use super::{boundary, title};
 use crate::exchange::{Blindness, Session};
 use crate::protocol::Start;
 use crate::protocol::inline::{Act, Inline, Meaning, Named, Refusal, Requests, Step};
@@ -20,6 +21,7 @@ pub(super) static INLINE: Inline = Inline {
     never: startup::CANCEL,
     act,
     parser: Some("pg_parse_query"),
+    idle: title::is_idle,
     open: |start| Box::new(Frontend::new(start)),
 };
 
@@ -44,6 +46,8 @@ fn act(first: u8) -> Act {
 
 struct Frontend {
     started: bool,
+    /// It is known where messages begin.
+    aligned: bool,
     session: Session,
     also: Vec<(String, String)>,
     names: HashMap<Box<[u8]>, Arc<Text>>,
@@ -53,6 +57,7 @@ impl Frontend {
     fn new(start: Start) -> Self {
         Self {
             started: start == Start::Midstream,
+            aligned: start == Start::Beginning,
             session: Session { system: "postgresql", ..Session::default() },
             also: Vec::new(),
             names: HashMap::new(),
@@ -81,6 +86,28 @@ impl Frontend {
                 Step::Pass(length as u64)
             }
             Packet::Unknown => Step::Unknown,
+        }
+    }
+
+    /// Looks whether a message begins here, where that is not known. None: it does.
+    fn align(&mut self, bytes: &[u8]) -> Option<Step> {
+        if matches!(bytes, [0x14..=0x17, 3, ..]) {
+            return Some(Step::Blind(Blindness::Tls));
+        }
+        let mut reader = Reader::new(bytes);
+        match boundary::begins(bytes) {
+            Some(true) => {
+                self.aligned = true;
+                None
+            }
+            // What cannot ask for anything proves nothing, and its client may wait for the answer.
+            Some(false) => match (reader.u8(), reader.u32()) {
+                (Some(kind), Some(length)) if act(kind) == Act::Pass => {
+                    Some(Step::Pass(u64::from(length) + 1))
+                }
+                _ => Some(Step::Short),
+            },
+            None => Some(Step::Astray),
         }
     }
 
@@ -149,11 +176,21 @@ impl Frontend {
 }
 
 impl Requests for Frontend {
+    fn rejoin(&mut self) {
+        self.started = true;
+        self.aligned = false;
+    }
+
     fn next(&mut self, bytes: &[u8]) -> Step {
         // One that was open before may be in the middle of its beginning: no message begins with NUL, every packet does.
         let late = self.session.user.is_empty() && bytes.first() == Some(&0);
         if !self.started || late {
             return self.untyped(bytes);
+        }
+        if !self.aligned
+            && let Some(step) = self.align(bytes)
+        {
+            return step;
         }
         let mut reader = Reader::new(bytes);
         let (Some(kind), Some(length)) = (reader.u8(), reader.u32()) else { return Step::Short };
@@ -369,6 +406,29 @@ mod tests {
         assert_eq!(frontend.next(&message(b'd', b"data")), Step::Pass(9));
         assert_eq!(frontend.next(&[b'Q', 0, 0, 0, 1]), Step::Unknown);
         assert_eq!(frontend.next(b"Q\0\0\0\x07ab"), Step::Short);
+    }
+
+    #[test]
+    fn who_joins_late_believes_nothing() {
+        let query = message(b'Q', b"drop table t\0");
+        let mut late = Frontend::new(Start::Midstream);
+        assert_eq!(late.next(b"op table t\0"), Step::Astray);
+        assert_eq!(late.next(&query[..7]), Step::Short);
+        assert_eq!(late.next(&[0x17, 3, 3, 0, 80]), Step::Blind(Blindness::Tls));
+        // A row of a COPY, or a password: the server waits for it, and it proves nothing.
+        assert_eq!(late.next(&message(b'd', b"1,2")), Step::Pass(8));
+        assert_eq!(late.next(b"is it, he said"), Step::Astray);
+        assert_eq!(late.next(b"d 150 more bytes of a text"), Step::Astray);
+        assert_eq!(late.next(&query), Step::Ask(query.len()));
+        // Aligned: now the header alone counts.
+        assert_eq!(late.next(&message(b'd', b"1,2")), Step::Pass(8));
+        late.rejoin();
+        assert_eq!(late.next(b"op table t\0"), Step::Astray);
+        let mut known = started();
+        known.rejoin();
+        assert_eq!(known.next(b"table t\0"), Step::Astray);
+        assert_eq!(known.next(&message(b'S', b"")), Step::Pass(5));
+        assert_eq!(known.session().user, "ann");
     }
 
     #[test]

@@ -27,6 +27,16 @@ pub(super) fn read(title: &str, client_port: u16) -> Option<Titled> {
     (!user.is_empty()).then(|| Titled { user: user.to_owned(), namespace: namespace.to_owned() })
 }
 
+/// Whether the session has asked for nothing; none where the title does not say (`update_process_title` is off).
+pub(super) fn is_idle(title: &str) -> Option<bool> {
+    let rest = title.strip_prefix("postgres: ")?;
+    let local = rest.split_once("[local]").map(|(_, activity)| activity);
+    let remote = || rest.split_once('(')?.1.split_once(')').map(|(_, activity)| activity);
+    let activity = local.or_else(remote)?.trim();
+    (!activity.is_empty())
+        .then(|| ["idle", "idle in transaction", "idle in transaction (aborted)"].contains(&activity))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +60,18 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(of(title).as_deref(), meant, "{title}");
+        }
+        for (title, idle) in [
+            ("postgres: alice shop 127.0.0.1(51234) idle", Some(true)),
+            ("postgres: main: alice my shop ::1(51234) idle in transaction (aborted)", Some(true)),
+            ("postgres: alice shop [local] idle in transaction", Some(true)),
+            ("postgres: alice shop 127.0.0.1(51234) SELECT waiting", Some(false)),
+            ("postgres: alice shop 127.0.0.1(51234) authentication", Some(false)),
+            ("postgres: alice shop 127.0.0.1(51234)", None),
+            ("postgres: checkpointer ", None),
+            ("idle", None),
+        ] {
+            assert_eq!(is_idle(title), idle, "{title}");
         }
         let local = read("postgres: main: alice shop [local] idle", 0).unwrap();
         assert_eq!((local.user.as_str(), local.namespace.as_str()), ("alice", "shop"));

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use agent_common::gate::{Known, Name};
+use agent_common::gate::{Known, Name, late};
 use agent_common::shape;
 use agent_core::event::Disposition;
 use agent_core::exchange::Blindness;
@@ -80,6 +80,8 @@ pub(super) struct Session {
     /// What is sent in place of a message, as far as it was not.
     out: Vec<u8>,
     blind: bool,
+    /// It was joined in the middle of a message: it passes until the agent joins it again.
+    astray: bool,
     class: u32,
     held: Option<Held>,
     born: Instant,
@@ -105,7 +107,7 @@ impl Session {
     /// `hello`: the first message, where it has passed.
     pub(super) fn new(cookie: u64, entry: &'static Entry, hello: &[u8], lane: LaneRef<'_>) -> Option<Self> {
         lane.set_class(0);
-        let start = if lane.late() == 0 { Start::Beginning } else { Start::Midstream };
+        let start = if lane.late() == late::NO { Start::Beginning } else { Start::Midstream };
         let mut reader = (entry.inline?.open)(start);
         // What it is beside a beginning shows with the next bytes.
         let blind = start == Start::Beginning && !hello.is_empty() && reader.next(hello) == Step::Unknown;
@@ -127,6 +129,7 @@ impl Session {
             pass: 0,
             out: Vec::new(),
             blind: false,
+            astray: false,
             class: 0,
             held: None,
             born: Instant::now(),
@@ -152,6 +155,12 @@ impl Session {
 
     /// Bytes have come.
     pub(super) fn take(&mut self, bytes: &[u8], lane: LaneRef<'_>) {
+        if self.taken == 0 && lane.late() == late::NEW {
+            // It was not followed for a while.
+            lane.set_late(late::READ);
+            self.reader.rejoin();
+            (self.pass, self.astray) = (0, false);
+        }
         if self.taken == 0 && self.answers.is_none() && !self.client {
             // The rest of a message that began to pass before something else had to be held.
             self.pass = u64::from(lane.skip());
@@ -222,7 +231,7 @@ impl Session {
                 // Its answers go straight to the client first, see `settle`: nobody could tell which came first else.
                 return Turn::Done;
             }
-            if self.blind || desk.draining && self.held.is_none() {
+            if self.blind || self.astray || desk.draining && self.held.is_none() {
                 self.pass = self.pass.max(self.waiting().len() as u64);
             }
             if self.pass > 0 {
@@ -291,6 +300,9 @@ impl Session {
                     self.give_up(cause, desk);
                 }
                 Step::Unknown => self.give_up("unknown", desk),
+                // Whoever masks its answers has to see all that is asked: it cannot be joined again.
+                Step::Astray if self.answers.is_some() || self.client => self.give_up("late", desk),
+                Step::Astray => self.astray = true,
             }
         }
         self.let_go(lane);
@@ -351,21 +363,24 @@ impl Session {
     fn let_go(&mut self, lane: LaneRef<'_>) {
         if self.waiting().is_empty() && self.out.is_empty() && self.taken > 0 {
             if self.client {
-                lane.set_late(u32::from(self.reader.begun()));
+                lane.set_late(if self.reader.begun() { late::READ } else { late::NO });
                 (self.taken, self.forwarded) = (0, 0);
                 return;
             }
             if self.answers.is_some() {
                 // Whoever masks its answers has to see all that is asked.
                 if lane.rest(self.taken) {
-                    lane.set_late(1);
+                    lane.set_late(late::READ);
                     (self.taken, self.forwarded) = (0, 0);
                 }
                 return;
             }
             lane.set_remain(u32::try_from(self.pass).unwrap_or(0));
             let fits = u32::try_from(self.pass).is_ok();
-            if fits && lane.release(self.taken, self.blind) {
+            if self.blind {
+                lane.set_late(late::LEFT);
+            }
+            if fits && lane.release(self.taken, self.blind || self.astray) {
                 self.taken = 0;
                 self.forwarded = 0;
                 self.pass = 0;

@@ -61,7 +61,8 @@ pub(super) fn closed(gate: &mut Gate, server: u64) {
 
 impl Driver {
     /// Begins to hold statements where rules want that; called before anything is said to be ready, and then each second.
-    pub fn look_after_gate(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+    pub fn look_after_gate(&mut self, pipeline: &mut Pipeline) {
+        let now = self.live.now();
         let Some(gate) = &mut self.gate else { return };
         gate.follow(&pipeline.policies, &self.ports);
         let Some(inline) = &mut gate.inline else { return };
@@ -80,6 +81,8 @@ impl Driver {
             // Another program's sockmap has them: a service mesh, or another weir.
             ("gate_refused", tally.refused - before.refused),
             ("gate_failed", tally.failed - before.failed),
+            // Its client hung up while something was held for long: what was held may be lost.
+            ("gate_parted", tally.parted - before.parted),
         ]);
         for (cause, more) in failures {
             if more > 0 {
@@ -94,7 +97,7 @@ impl Driver {
         let overflowed = inline.overflowed();
         for decision in inline.unclaimed() {
             // Never silence: its statement was not seen, or not understood.
-            pipeline.note(EventKind::Decision, now, |event| {
+            let write = |event: &mut Event| {
                 event.event_id = if decision.id == 0 { event.event_id } else { decision.id };
                 event.policy_rule = decision.policy_rule.as_str().into();
                 event.policy_version = decision.policy_version.as_str().into();
@@ -103,11 +106,16 @@ impl Driver {
                 if let Some(approval) = &decision.approval {
                     event.approval_state = approval.state.as_str().into();
                 }
-            });
+            };
+            match self.flow_of(decision.cookie) {
+                Some(flow) => flow.tell(now, pipeline, EventKind::Decision, write),
+                None => pipeline.note(EventKind::Decision, now, write),
+            }
         }
         for cookie in overflowed {
             self.end_held(cookie, "held_bytes", now, pipeline);
         }
+        self.look_after_late(now, pipeline);
     }
 
     /// Reads what the shim tells.
@@ -299,6 +307,7 @@ impl Driver {
                 event.error_type = if off { "gate_off".into() } else { "gate_on".into() };
                 event.approval_actor = actor.into();
             });
+            self.look_after_late(now, pipeline);
         }
         let gate = self.gate.as_ref();
         let tally = gate.and_then(|gate| gate.inline.as_ref()).map(Inline::tally);
@@ -330,10 +339,17 @@ impl Driver {
         now: Nanos,
         pipeline: &mut Pipeline,
     ) -> Result<Map<String, Value>, String> {
+        let begin = Instant::now();
         let (Some(tap), Some(gate)) = (self.taps.get_mut(&session), &mut self.gate) else {
-            return Err(format!(
-                "no session {session} over TCP is known; `weir top` and the receipts name them"
-            ));
+            let ended = self.unix.kill(session, actor, now, pipeline).ok_or_else(|| {
+                format!("no session {session} is known; `weir top` and the receipts name them")
+            })?;
+            ended.map_err(|error| format!("session {session}: {error}"))?;
+            return Ok(Map::from_iter([
+                ("session_id".to_owned(), Value::from(session.to_string())),
+                ("outcome".to_owned(), Value::from("killed")),
+                ("took_us".to_owned(), Value::from(begin.elapsed().as_micros() as u64)),
+            ]));
         };
         let (local, remote) = tap.ends;
         let client = tap.flow.core().client().unwrap_or(Side::A);
@@ -372,7 +388,7 @@ impl Driver {
     }
 
     /// The connection whose server has this socket.
-    fn flow_of(&mut self, server: u64) -> Option<&mut Flow> {
+    pub(super) fn flow_of(&mut self, server: u64) -> Option<&mut Flow> {
         let tap = self.taps.values_mut().find(|tap| tap.server == Some(server));
         tap.map(|tap| &mut tap.flow).or_else(|| self.unix.of_key(server))
     }
