@@ -113,6 +113,8 @@ pub trait Requests: Send {
     fn wrap(&self, text: &[u8], out: &mut Vec<u8>);
     /// Writes what is sent in place of a message, so that the server itself refuses.
     fn refuse(&self, message: &[u8], refusal: Refusal<'_>, out: &mut Vec<u8>);
+    /// The message whose meaning was asked last does not reach the server: names stand for what they stood for before.
+    fn refused(&mut self);
     /// True once the handshake's first messages, which are no requests, are behind it.
     fn begun(&self) -> bool;
     /// What is known of the session.

@@ -117,6 +117,16 @@ impl KnownTexts {
         let _ = self.names.insert(name, hash, 0);
     }
 
+    /// The hash that stands for a name now, as the kernel side has it.
+    pub(super) fn hash(&self, name: &Name) -> Option<u64> {
+        self.names.get(name, 0).ok()
+    }
+
+    /// A name stands for nothing any more.
+    pub(super) fn unname(&mut self, name: &Name) {
+        let _ = self.names.remove(name);
+    }
+
     /// What a name stands for. `given`: hash of the text that it was given to last by what was read.
     pub(super) fn named(&self, name: &Name, given: Option<u64>) -> agent_core::protocol::inline::Named {
         use agent_core::protocol::inline::Named;
@@ -445,6 +455,10 @@ impl Holder {
     fn turn(&mut self, index: usize) {
         let (Some(lane), Some(socket)) = (self.lanes.get(index), self.pool.socket(index)) else { return };
         let Some(Some(session)) = self.sessions.get_mut(index) else { return };
+        if let Some(long) = session.long() {
+            // What takes its time is no sign of a shim that hangs.
+            self.shared.beat(now_ns() + long);
+        }
         let answers = self.pool.answers(index);
         let socket = answers.filter(|_| lane.client() != 0).unwrap_or(socket);
         let turn = session.turn(lane, socket, answers, &mut self.desk);

@@ -2,62 +2,117 @@
 //! was as without a guard. Usage: prevent STATEMENTS MESSAGES, each driver's by each route, and those of the stream that
 //! is cut anywhere. Progress on standard error; the last line is a JSON object.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::client::Route;
-use tests::guarded::{POLICIES, executed, guarding};
+use tests::guarded::{POLICIES, audited, executed, guarding};
 use tests::netns::NetNs;
 use tests::prevent::{Driver, compare};
-use tests::server::talkative;
+use tests::server::{audited_tls, talkative};
 use tests::stream;
+use xtask::postgres::Postgres;
 
 fn main() -> Result<()> {
     let mut numbers = std::env::args().skip(1).map(|word| word.parse::<u32>());
     let mut next = || numbers.next().context("Usage: prevent STATEMENTS MESSAGES")?.context("a number");
     let (statements, messages) = (next()?, next()?);
-    let (server, plain, namespace) = (talkative()?, talkative()?, NetNs::new()?);
-    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
-    let routes = [
-        Route::loopback4(),
-        Route::loopback6(),
-        Route::veth4(&namespace),
-        Route::veth6(&namespace),
-        Route::unix(&server),
-    ];
-    let (mut answers, mut refused, mut different) = (0, 0, Vec::new());
-    for (number, route) in routes.iter().enumerate() {
-        for driver in Driver::ALL.into_iter().filter(|driver| driver.goes(route)) {
-            let what = format!("{} by {}", driver.name(), route.host);
-            match compare(&server, &plain, driver, route, statements, 100 + number as u64) {
-                Ok(outcome) => {
-                    eprintln!(
-                        "{what}: {} answers as without weir, {} refused",
-                        outcome.answers, outcome.refused
-                    );
-                    answers += outcome.answers;
-                    refused += outcome.refused;
-                }
-                Err(error) => {
-                    eprintln!("{what}: {error:#}");
-                    different.push(what);
+    let (plain, namespace) = (talkative()?, NetNs::new()?);
+    let mut count = Count::default();
+    {
+        let server = talkative()?;
+        let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
+        let routes = [
+            Route::loopback4(),
+            Route::loopback6(),
+            Route::veth4(&namespace),
+            Route::veth6(&namespace),
+            Route::unix(&server),
+        ];
+        count.drivers(&server, &plain, &routes, statements);
+        count.stream(&server, messages);
+        count.executed(&executed(&server)?);
+        ensure!(agent.running(), "weir has ended: {}", agent.said());
+        ensure!(agent.stop()?.success(), "{}", agent.said());
+    }
+    let server = audited_tls()?;
+    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
+    let routes = [Route::loopback4().over_tls(), Route::veth6(&namespace).over_tls()];
+    count.drivers(&server, &plain, &routes, statements);
+    count.executed(&audited(&server)?);
+    ensure!(agent.running(), "weir has ended: {}", agent.said());
+    ensure!(agent.stop()?.success(), "{}", agent.said());
+    let Count { dangerous, executed, answers, different, stream, wrong } = count;
+    println!(
+        "{}",
+        json!({
+            "dangerous": dangerous, "executed": executed, "answers": answers, "different": different,
+            "stream": stream, "wrong": wrong,
+        })
+    );
+    Ok(())
+}
+
+/// What is counted, over all of it.
+#[derive(Default)]
+struct Count {
+    /// Statements that were refused.
+    dangerous: u64,
+    /// Those that were executed all the same, by the server's log.
+    executed: u64,
+    /// Answers that were compared with a server that nobody guards.
+    answers: u64,
+    /// Drivers and routes with a different answer.
+    different: Vec<String>,
+    /// Messages of the stream that were answered as they should be.
+    stream: u64,
+    /// The first of them that was not.
+    wrong: Vec<String>,
+}
+
+impl Count {
+    fn drivers(&mut self, server: &Postgres, plain: &Postgres, routes: &[Route<'_>], statements: u32) {
+        for (number, route) in routes.iter().enumerate() {
+            for driver in Driver::ALL.into_iter().filter(|driver| driver.goes(route)) {
+                let tls = if route.tls { " over TLS" } else { "" };
+                let what = format!("{} by {}{tls}", driver.name(), route.host);
+                let began = Instant::now();
+                match compare(server, plain, driver, route, statements, 100 + number as u64) {
+                    Ok(outcome) => {
+                        let (answers, refused) = (outcome.answers, outcome.refused);
+                        let took = began.elapsed().as_secs();
+                        eprintln!("{what}: {answers} answers as without weir, {refused} refused, {took} s");
+                        self.answers += answers as u64;
+                        self.dangerous += refused as u64;
+                    }
+                    Err(error) => {
+                        eprintln!("{what}: {error:#}");
+                        self.different.push(what);
+                    }
                 }
             }
         }
     }
-    ensure!(agent.running(), "weir has ended: {}", agent.said());
-    let stream = stream::cut_anywhere(&server, messages.into(), 4711)?;
-    eprintln!("a stream of {messages} messages, cut anywhere: {} refused", stream.refused);
-    let executed = executed(&server)?;
-    for line in executed.iter().take(3) {
-        eprintln!("executed: {line}");
+
+    fn stream(&mut self, server: &Postgres, messages: u32) {
+        match stream::cut_anywhere(server, messages.into(), 4711) {
+            Ok(outcome) => {
+                eprintln!("a stream of {messages} messages, cut anywhere: {} refused", outcome.refused);
+                self.stream += u64::from(messages);
+                self.dangerous += outcome.refused;
+            }
+            Err(error) => {
+                eprintln!("a stream of {messages} messages, cut anywhere: {error:#}");
+                self.wrong.push(format!("{error:#}"));
+            }
+        }
     }
-    println!(
-        "{}",
-        json!({
-            "dangerous": refused as u64 + stream.refused, "executed": executed.len(), "answers": answers,
-            "different": different, "stream": messages, "wrong": 0,
-        })
-    );
-    ensure!(agent.stop()?.success(), "{}", agent.said());
-    Ok(())
+
+    fn executed(&mut self, lines: &[String]) {
+        for line in lines.iter().take(3) {
+            eprintln!("executed: {line}");
+        }
+        self.executed += lines.len() as u64;
+    }
 }

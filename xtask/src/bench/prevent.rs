@@ -29,14 +29,14 @@ pub(super) fn run(binary: &Path, statements: u32, messages: u32) -> Result<(Valu
     let value: Value = serde_json::from_str(&last).with_context(|| format!("it printed {last:?}"))?;
     step.done("");
     let count = |name: &str| value[name].as_u64().unwrap_or_default().to_string();
-    let different = value["different"].as_array().map_or(0, Vec::len).to_string();
+    let items = |name: &str| value[name].as_array().map_or(0, Vec::len).to_string();
     let lines = [
         ("dangerous statements", count("dangerous")),
         ("executed, by the server's log", count("executed")),
         ("answers compared with a server without weir", count("answers")),
-        ("drivers and routes with a different answer", different),
-        ("messages of a stream cut anywhere", count("stream")),
-        ("answers of these that were wrong", count("wrong")),
+        ("drivers and routes with a different answer", items("different")),
+        ("messages of a stream cut anywhere, answered as they should be", count("stream")),
+        ("streams with a wrong answer", items("wrong")),
     ];
     let lines = lines.map(|(what, count)| vec![what.to_owned(), count]).to_vec();
     let title = format!("Prevent: {statements} mixed statements of each driver by each route");

@@ -51,6 +51,8 @@ struct Frontend {
     session: Session,
     also: Vec<(String, String)>,
     names: HashMap<Box<[u8]>, Arc<Text>>,
+    /// Names that the last message gives, with what they stood for before.
+    renamed: Vec<(Box<[u8]>, Option<Arc<Text>>)>,
 }
 
 impl Frontend {
@@ -61,6 +63,7 @@ impl Frontend {
             session: Session { system: "postgresql", ..Session::default() },
             also: Vec::new(),
             names: HashMap::new(),
+            renamed: Vec::new(),
         }
     }
 
@@ -124,7 +127,8 @@ impl Frontend {
             // Rather a statement that is not known than one that is not remembered right.
             self.names.clear();
         }
-        self.names.insert(name.into(), Arc::clone(text));
+        let before = self.names.insert(name.into(), Arc::clone(text));
+        self.renamed.push((name.into(), before));
     }
 
     /// Follows what a statement changes; gives what it means.
@@ -220,6 +224,7 @@ impl Requests for Frontend {
         texts: &mut Texts,
         named: &mut dyn FnMut(&[u8]) -> Named,
     ) -> Meaning {
+        self.renamed.clear();
         let mut meaning = Meaning { complete: true, lasting: true, ..Meaning::default() };
         let mut reader = Reader::new(message.get(5..).unwrap_or_default());
         match message.first() {
@@ -301,6 +306,15 @@ impl Requests for Frontend {
             // raises an error of one's own there; a syntax error shows its text in full.
             let text: String = refusal.message.chars().filter(|c| !matches!(c, '"' | '\0')).collect();
             write(out, b'P', &[REFUSED, b"\0\"", text.as_bytes(), b"\"\0", &[0, 0]]);
+        }
+    }
+
+    fn refused(&mut self) {
+        while let Some((name, before)) = self.renamed.pop() {
+            match before {
+                Some(text) => self.names.insert(name, text),
+                None => self.names.remove(&name),
+            };
         }
     }
 

@@ -36,6 +36,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(20);
 /// Names that are remembered of one session.
 const GIVEN_MAX: usize = 4096;
+/// Bytes that are understood in less time than anybody waits.
+const LONG: u64 = 64 * 1024;
+/// How long a byte of what is longer may take at most, nanoseconds; an optimised build takes far less.
+const LONG_BYTE: u64 = 1000;
 /// Most bytes that are sent at once.
 const PIECE: usize = 256 * 1024;
 
@@ -87,6 +91,8 @@ pub(super) struct Session {
     born: Instant,
     /// Names that were given to texts which were read here: hash of the name, hash of the text.
     given: HashMap<u64, u64>,
+    /// The name that the last message gives, with what stood for it before: for the kernel side, and in `given`.
+    renamed: Option<(Name, Option<u64>, Option<u64>)>,
     /// What its server sends, where that comes through here.
     answers: Option<Answers>,
     /// What is to be masked in the answers to what goes on.
@@ -134,6 +140,7 @@ impl Session {
             held: None,
             born: Instant::now(),
             given: HashMap::new(),
+            renamed: None,
             answers: None,
             masks: None,
             greeting: false,
@@ -190,6 +197,13 @@ impl Session {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
+    }
+
+    /// How long it may take to understand what waits, where that is longer than anybody waits for this process;
+    /// nanoseconds.
+    pub(super) fn long(&self) -> Option<u64> {
+        let waiting = self.waiting().len() as u64;
+        (waiting > LONG).then_some(waiting * LONG_BYTE)
     }
 
     /// Deals with what is there.
@@ -464,13 +478,14 @@ impl Session {
         });
         let own = self.reader.text(message);
         let hash = own.map_or(0, |(_, text)| shape::text(key, text));
+        self.renamed = None;
         if let Some((Some(name), _)) = own {
-            let name = hash_name(name);
-            known.name(Name { cookie, hash: name }, hash);
+            let name = Name { cookie, hash: hash_name(name) };
             if self.given.len() >= GIVEN_MAX {
                 self.given.clear();
             }
-            self.given.insert(name, hash);
+            self.renamed = Some((name, known.hash(&name), self.given.insert(name.hash, hash)));
+            known.name(name, hash);
         }
         let whole = own.map(|(_, text)| texts.intern(self.entry.dialect, text));
         if meaning.lasting {
@@ -491,7 +506,7 @@ impl Session {
                 Ok(masks) => self.masks = masks,
                 Err((verdict, why)) => {
                     let id = desk.ids.next(now());
-                    self.block(id, length, &verdict, &format!(": {why}"), lane);
+                    self.block(id, length, &verdict, &format!(": {why}"), lane, desk);
                     return self.tell(desk, id, &verdict, Told::Blocked, &asked, Duration::ZERO);
                 }
             }
@@ -524,16 +539,25 @@ impl Session {
             return;
         }
         self.masks = None;
-        self.block(id, length, &verdict, "", lane);
+        self.block(id, length, &verdict, "", lane, desk);
         if verdict.action != Action::Kill {
             self.tell(desk, id, &verdict, Told::Blocked, &asked, Duration::ZERO);
         }
     }
 
-    fn block(&mut self, id: u128, length: usize, verdict: &Verdict, why: &str, lane: LaneRef<'_>) {
+    fn block(
+        &mut self,
+        id: u128,
+        length: usize,
+        verdict: &Verdict,
+        why: &str,
+        lane: LaneRef<'_>,
+        desk: &mut Desk,
+    ) {
         let text = format!("blocked by policy {} (weir {}){why}", verdict.policy_rule, reference(id));
         let refusal = Refusal { message: &text, hint: &verdict.message, canceled: false };
         self.refuse(length, refusal, lane);
+        self.undo(desk);
     }
 
     /// What is to be masked in the answer to a message: by all rules that want that, in every state that the session may
@@ -589,6 +613,20 @@ impl Session {
         Err((verdict, why))
     }
 
+    /// The message that was judged last does not reach the server, so a name in it stands for what it did before.
+    fn undo(&mut self, desk: &mut Desk) {
+        self.reader.refused();
+        let Some((name, hash, given)) = self.renamed.take() else { return };
+        match hash {
+            Some(hash) => desk.known.name(name, hash),
+            None => desk.known.unname(&name),
+        }
+        match given {
+            Some(given) => self.given.insert(name.hash, given),
+            None => self.given.remove(&name.hash),
+        };
+    }
+
     fn refuse(&mut self, length: usize, refusal: Refusal<'_>, lane: LaneRef<'_>) {
         let mut out = std::mem::take(&mut self.out);
         self.reader.refuse(&self.buffer[self.start..self.start + length], refusal, &mut out);
@@ -623,7 +661,7 @@ impl Session {
             let text =
                 format!("blocked by policy {} (weir {}): {reason}", held.verdict.policy_rule, reference(id));
             let refusal = Refusal { message: &text, hint: &held.verdict.message, canceled: false };
-            self.replace(held.length, refusal);
+            self.replace(held.length, refusal, desk);
         }
         self.tell(desk, id, &held.verdict, told, &held.asked, held.since.elapsed());
         true
@@ -634,13 +672,14 @@ impl Session {
         let Some(held) = self.held.take() else { return false };
         desk.tell(News::Withdrawn { id: held.id });
         let message = "canceling statement due to user request";
-        self.replace(held.length, Refusal { message, hint: "", canceled: true });
+        self.replace(held.length, Refusal { message, hint: "", canceled: true }, desk);
         self.tell(desk, held.id, &held.verdict, Told::Denied, &held.asked, held.since.elapsed());
         true
     }
 
     /// Puts a refusal in the place of a message that was held; the next turn sends it.
-    fn replace(&mut self, length: usize, refusal: Refusal<'_>) {
+    fn replace(&mut self, length: usize, refusal: Refusal<'_>, desk: &mut Desk) {
+        self.undo(desk);
         let mut out = std::mem::take(&mut self.out);
         self.reader.refuse(&self.buffer[self.start..self.start + length], refusal, &mut out);
         self.out = out;
