@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::event::{DataClass, Disposition};
-use crate::policy::{Action, AgentMatch, Exception, Glob, Match, Mode, Policies, Policy, RelationMatch};
+use crate::policy::{
+    Action, AgentMatch, Exception, Glob, Match, Mode, Policies, Policy, Ranking, RelationMatch,
+};
 use crate::sql::{Analysis, Relation};
 
 mod memory; // what happened before -> conditions that hold
@@ -123,15 +125,23 @@ impl Verdict {
 /// Judges a statement: the strictest matching action wins, equal ones by name. Rules that act go before rules that
 /// only watch: the event tells what was done, and what would have been done where nothing was.
 pub fn judge(policies: &Policies, subject: &Subject<'_>) -> Verdict {
+    decide(&policies.certain, &policies.unknown, subject)
+}
+
+/// What a canary would do: the strictest of those rules that only watch and would act. No rule that acts hides it.
+pub fn would(policies: &Policies, subject: &Subject<'_>) -> Verdict {
+    let [certain, unknown] = &policies.watching;
+    decide(certain, unknown, subject)
+}
+
+fn decide(certain: &Ranking, unknown: &Ranking, subject: &Subject<'_>) -> Verdict {
     let held = |policy: &Policy, sure| !policy.remembers() || subject.held.holds(policy.number, sure);
-    let sure = policies
-        .certain
-        .candidates(subject)
-        .find(|(_, policy)| held(policy, true) && falls_under(policy, subject));
+    let sure =
+        certain.candidates(subject).find(|(_, policy)| held(policy, true) && falls_under(policy, subject));
     let maybe = if subject.statement_complete {
         None
     } else {
-        policies.unknown.candidates(subject).find(|(_, policy)| {
+        unknown.candidates(subject).find(|(_, policy)| {
             held(policy, false)
                 && matches(&policy.matching, subject, Quantifier::Any, About::Session)
                 && (policy.unusual.is_some()

@@ -51,7 +51,9 @@ impl Mode {
 }
 
 /// What a rule does about a statement, from the mildest to the strictest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Action {
     /// Lets it pass and names the rule.
     #[default]
@@ -207,6 +209,12 @@ impl Policy {
         self.mode == Mode::Enforce && (holds(self.action) || holds(self.on_unknown))
     }
 
+    /// True where it only watches and would do something about a statement, did it act: what a canary is about. Of what
+    /// happened before the shim knows nothing.
+    fn would_act(&self) -> bool {
+        self.mode == Mode::Monitor && !self.remembers() && self.action.max(self.on_unknown) >= Action::Mask
+    }
+
     /// True where it may take values out of answers.
     pub(crate) fn may_mask(&self) -> bool {
         self.mode == Mode::Enforce && (self.action == Action::Mask || self.on_unknown == Action::Mask)
@@ -285,6 +293,8 @@ pub struct Policies {
     pub(crate) unknown: Ranking,
     /// Those of `certain`, and of `unknown`, that depend on what happened before.
     pub(crate) remembering: [Ranking; 2],
+    /// Rules of a canary: what they would do to a statement that matches, and to one that may match.
+    pub(crate) watching: [Ranking; 2],
     all: Vec<Arc<Policy>>,
     needs: Needs,
     sources: Vec<(String, String)>,
@@ -298,7 +308,8 @@ struct Needs {
     rows: bool,
     memory: bool,
     habits: [bool; 2],
-    hold: bool,
+    /// Holding: by rules that act, and by those of a canary.
+    hold: [bool; 2],
     who: bool,
     steady: bool,
 }
@@ -333,7 +344,18 @@ impl Policies {
     /// Puts rules in force.
     pub fn new(policies: Vec<Policy>) -> Policies {
         let numbered = (0..).zip(policies).map(|(number, policy)| Arc::new(Policy { number, ..policy }));
-        let all: Vec<Arc<Policy>> = numbered.collect();
+        Self::of(numbered.collect(), false)
+    }
+
+    /// The same rules; `canary`: statements are also held for those that only watch, and go on whatever they say.
+    #[must_use]
+    pub fn with_canary(self, canary: bool) -> Policies {
+        Policies { sources: self.sources, ..Self::of(self.all, canary) }
+    }
+
+    fn of(all: Vec<Arc<Policy>>, canary: bool) -> Policies {
+        let watches = |policy: &Policy| canary && policy.would_act();
+        let acts = |action: &Action| *action >= Action::Mask;
         let certain = |policy: &Policy| Some(policy.action);
         let unknown = |policy: &Policy| policy.doubts().then_some(policy.on_unknown);
         let any = |wanted: fn(&Policy) -> bool| all.iter().any(|policy| wanted(policy));
@@ -342,9 +364,13 @@ impl Policies {
             kill: any(Policy::may_kill),
             rows: any(Policy::counts_rows),
             memory: any(Policy::remembers),
-            hold: any(Policy::may_hold),
-            who: any(|policy| policy.mode == Mode::Enforce && policy.asks_who()),
-            steady: all.iter().all(|policy| policy.mode == Mode::Monitor || policy.is_steady()),
+            hold: [any(Policy::may_hold), all.iter().any(|policy| watches(policy))],
+            who: all
+                .iter()
+                .any(|policy| (policy.mode == Mode::Enforce || watches(policy)) && policy.asks_who()),
+            steady: all
+                .iter()
+                .all(|policy| policy.mode == Mode::Monitor && !watches(policy) || policy.is_steady()),
             habits: [
                 any(|policy| policy.unusual.as_ref().is_some_and(|unusual| unusual.per != Per::User)),
                 any(|policy| policy.unusual.as_ref().is_some_and(|unusual| unusual.per == Per::User)),
@@ -356,6 +382,10 @@ impl Policies {
             remembering: [
                 Ranking::new(&all, |policy| certain(policy).filter(|_| policy.remembers()), true),
                 Ranking::new(&all, |policy| unknown(policy).filter(|_| policy.remembers()), false),
+            ],
+            watching: [
+                Ranking::new(&all, |policy| certain(policy).filter(acts).filter(|_| watches(policy)), true),
+                Ranking::new(&all, |policy| unknown(policy).filter(acts).filter(|_| watches(policy)), false),
             ],
             all,
             needs,
@@ -417,14 +447,26 @@ impl Policies {
         })
     }
 
-    /// True where a rule in force may keep statements from being executed: then they have to be held.
+    /// True where a rule in force may keep statements from being executed, or a canary looks what that would do: then
+    /// they have to be held.
     pub fn needs_gate(&self) -> bool {
-        self.needs.hold
+        self.needs.hold != [false; 2]
     }
 
-    /// True where a rule in force may do that to a session of this system.
+    /// True where a rule in force may keep statements from being executed.
+    pub fn may_refuse(&self) -> bool {
+        self.needs.hold[0]
+    }
+
+    /// True where statements are held for rules that only watch.
+    pub fn is_canary(&self) -> bool {
+        self.needs.hold[1]
+    }
+
+    /// True where statements of a session of this system have to be held.
     pub fn may_hold(&self, system: &str) -> bool {
         self.any_about(system, Policy::may_hold)
+            || self.is_canary() && self.any_about(system, Policy::would_act)
     }
 
     /// True where a rule in force may take values out of the answers to a session of this system.

@@ -145,6 +145,8 @@ pub struct Retention {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct Gate {
+    /// Rules with `mode: monitor` go through the gate too: what it would have done is counted, and nothing is done.
+    pub canary: bool,
     /// `open` or `closed`.
     pub fail: String,
     /// Most bytes held.
@@ -217,6 +219,7 @@ impl Default for Retention {
 impl Default for Gate {
     fn default() -> Self {
         Self {
+            canary: false,
             fail: "open".into(),
             held_bytes: "64MiB".into(),
             tls: false,
@@ -555,6 +558,10 @@ listen: {metrics: "127.0.0.1:9108", control: /run/weir/weir.sock}
 
     #[test]
     fn what_the_gate_does_in_doubt_is_one_of_two() {
+        assert!(!load("", &[]).unwrap().0.gate.canary);
+        assert!(load("gate: {canary: true}", &[]).unwrap().0.gate.canary);
+        let said = load("gate: {canary: perhaps}", &[]).unwrap_err();
+        assert!(said.contains("expected a boolean"), "{said}");
         let wrong = parse("gate: {fail: opne, held_bytes: much}").unwrap();
         let said = Config::merge(wrong, std::iter::empty()).unwrap_err().to_string();
         assert!(said.contains("gate.fail: `opne` is neither `open` nor `closed`"), "{said}");

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_core::exchange::Cancel;
+use agent_core::judge::Verdict;
 use agent_core::policy::Policies;
 use agent_core::segment::Endpoint;
 
@@ -30,11 +31,13 @@ pub mod guard; // kernel programs -> enrolled connections
 mod entry; // sockets that are open already -> enrolled
 pub mod hold; // held bytes -> forwarded, replaced, or kept
 pub mod talk; // what agent and shim tell each other about them
+pub mod canary; // what would have been done -> counts
 pub mod inline; // rules that hold -> the shim, what it decided -> events
 mod borrow; // a process's socket -> a descriptor of our own
 pub mod parse; // servers' programs -> probes on their parsers
 pub mod lanes; // memory that agent, shim and kernel share
 
+use canary::Canary;
 use cancel::Cancels;
 pub use inline::{Inline, Settings};
 pub use message::Outcome;
@@ -113,6 +116,8 @@ pub struct Gate {
     cancels: Cancels,
     spared_ends: HashSet<Endpoint>,
     watch: Option<Watch>,
+    /// What rules that only watch would have done.
+    pub canary: Canary,
     /// Statements are held before the server has them.
     pub inline: Option<Inline>,
     /// What held them, while it is switched off.
@@ -165,6 +170,7 @@ impl Gate {
             cancels: Cancels::default(),
             spared_ends: HashSet::new(),
             watch: None,
+            canary: Canary::default(),
             inline: None,
             resting: None,
             settings: Settings::default(),
@@ -372,8 +378,17 @@ impl Gate {
                 }
             }
         }
-        if let Some(inline) = &mut self.inline {
-            inline.follow(policies, ports);
+        if let Some(inline) = &mut self.inline
+            && inline.follow(policies, ports)
+        {
+            self.canary.forget();
+        }
+    }
+
+    /// What a rule that only watches would do about a statement of this connection, as capture judges it.
+    pub fn compare(&mut self, cookie: u64, text: &[u8], verdict: &Verdict) {
+        if let Some(inline) = &self.inline {
+            self.canary.passive(cookie, talk::digest(text), verdict, inline.has(cookie));
         }
     }
 
@@ -381,7 +396,9 @@ impl Gate {
     /// sockets whose statements were lost with it: their connections cannot go on.
     pub fn tend(&mut self) -> Vec<u64> {
         let Some(inline) = &mut self.inline else { return Vec::new() };
-        if inline.poll() {
+        let alive = inline.poll();
+        inline.would().into_iter().for_each(|would| self.canary.inline(would));
+        if alive {
             return Vec::new();
         }
         tracing::error!("what holds statements does not answer: starting it again");
@@ -430,7 +447,7 @@ impl Gate {
     /// Gives the shim what it needs to hold statements.
     fn hand_over(&mut self) {
         if let (Some(inline), Some(link)) = (&mut self.inline, &self.link)
-            && let Err(error) = inline.hand_over(link.socket.as_fd(), self.settings.closed)
+            && let Err(error) = inline.hand_over(link.socket.as_fd())
         {
             tracing::error!(%error, "the shim cannot hold statements");
         }

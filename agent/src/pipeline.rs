@@ -47,6 +47,10 @@ pub trait Host {
         let _ = (text, expected);
         None
     }
+    /// What a rule that only watches would do about a statement of this text: a canary compares it with what the gate says.
+    fn watched(&mut self, text: &[u8], verdict: &Verdict) {
+        let _ = (text, verdict);
+    }
     /// Where the server's end is.
     fn server_end(&mut self, client: Side) -> ServerEnd {
         let _ = client;

@@ -83,16 +83,18 @@ pub struct RuleText {
 /// The rules in force and where they come from.
 pub struct Rules {
     directory: PathBuf,
+    canary: bool,
     policies: Arc<Policies>,
     texts: Vec<RuleText>,
     seen: Vec<(PathBuf, Option<SystemTime>, u64)>,
 }
 
 impl Rules {
-    /// Reads the directory; one that is missing holds no rules.
-    pub fn load(directory: &Path) -> Result<Self, RulesError> {
+    /// Reads the directory; one that is missing holds no rules. `canary`: see [`Policies::with_canary`].
+    pub fn load(directory: &Path, canary: bool) -> Result<Self, RulesError> {
         let mut rules = Self {
             directory: directory.into(),
+            canary,
             policies: Arc::default(),
             texts: Vec::new(),
             seen: Vec::new(),
@@ -117,7 +119,7 @@ impl Rules {
             return Ok((Arc::default(), Vec::new()));
         }
         let files = texts(std::slice::from_ref(&self.directory))?;
-        let policies = compile(&files)?;
+        let policies = compile(&files)?.with_canary(self.canary);
         let mut written = Vec::new();
         for (file, text) in &files {
             for (version, text) in documents(text) {
@@ -164,7 +166,7 @@ mod tests {
     #[test]
     fn rules_follow_their_files_and_outlive_broken_ones() {
         let dir = tempfile::tempdir().unwrap();
-        let mut rules = Rules::load(dir.path()).unwrap();
+        let mut rules = Rules::load(dir.path(), false).unwrap();
         assert!(rules.policies().is_empty() && rules.changed().is_none());
         std::fs::write(dir.path().join("a.yaml"), ONE).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "not: a policy").unwrap();
@@ -185,6 +187,6 @@ mod tests {
 
     #[test]
     fn a_missing_directory_holds_no_rules() {
-        assert!(Rules::load(Path::new("/nonexistent/weir")).unwrap().policies().is_empty());
+        assert!(Rules::load(Path::new("/nonexistent/weir"), false).unwrap().policies().is_empty());
     }
 }

@@ -129,6 +129,9 @@ fn a_gate_switched_under_load_loses_nothing_and_leaves_nothing() -> Result<()> {
     drop(wire);
     // Lanes of those who have gone are free within a moment.
     std::thread::sleep(Duration::from_secs(1));
+    let (_, said) = operator(&agent, &["gate", "status", "--format", "jsonl"])?;
+    let told: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    assert_eq!(told["open"], 0, "entries of connections that are gone: {said}");
     assert_eq!(shim_of(&agent)? as u32, shim, "the shim was replaced");
     let after = [agent.pid(), shim].map(possessions);
     for (name, (before, after)) in ["agent", "shim"].iter().zip(before.iter().zip(&after)) {

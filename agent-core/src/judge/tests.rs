@@ -282,3 +282,31 @@ fn all_rules_that_mask_hold_together_whatever_the_text_tells_of_the_data() {
     assert!(cards.takes("card") && !cards.takes("email"));
     assert!(plan("cards orders").unwrap().takes("email"), "a rule that names no class takes every class");
 }
+
+#[test]
+fn a_canary_is_hidden_by_no_rule_that_acts() {
+    let drops = "{statement: {effects: [drop]}}";
+    let files = [
+        rule("acts", "enforce", "{}", "alert", ""),
+        rule("watches", "monitor", drops, "block", "  onUnknown: require_approval\n"),
+        rule("alerts", "monitor", "{}", "alert", ""),
+        rule("often", "monitor", "{rate: {statements: 1, within: 1m, per: user}}", "block", ""),
+    ]
+    .concat();
+    let policies = Policies::load(&[Source { file: "test.yaml", text: &files }]).unwrap();
+    let of = |policies: &Policies, sql: &str| {
+        let analysis = analyze(Dialect::Postgresql, sql.as_bytes());
+        let verdict = would(policies, &subject(&analysis, ""));
+        (verdict.policy_rule.to_string(), verdict.action)
+    };
+    let nothing = (String::new(), Action::Allow);
+    assert!(!policies.needs_gate() && of(&policies, "drop table t") == nothing);
+    let canary = policies.with_canary(true);
+    assert!(canary.needs_gate() && canary.may_hold("postgresql") && canary.is_canary());
+    // It refuses nobody, and takes nothing out of an answer.
+    assert!(!canary.may_refuse() && !canary.may_mask("postgresql"));
+    assert_eq!(of(&canary, "drop table t"), ("watches".into(), Action::Block));
+    assert_eq!(of(&canary, "frobnicate t"), ("watches".into(), Action::RequireApproval));
+    assert_eq!(of(&canary, "select 1"), nothing);
+    assert_eq!(canary.sources().len(), 1);
+}

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value};
 
 use super::approve::Socket;
+use crate::show::Format;
 use crate::show::grid::cell;
 
 /// End one session, and cancel what its server executes for it.
@@ -28,12 +29,17 @@ pub struct Kill {
   weir gate status
   weir gate off      lets go of everything that is held and detaches; rules go on watching
   weir gate on
+  weir gate status --format jsonl | jq .canary
 
-Only root may. Exit status 1: it was not done, and why.")]
+With `gate.canary`, `canary` counts for each rule in monitor mode what the gate would have done, how often capture judged
+the same statement alike, and how often it was not in the gate. Only root may. Exit status 1: it was not done, and why.")]
 pub struct Gate {
     /// What is to be done
     #[arg(value_enum)]
     switch: Switch,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
     #[command(flatten)]
     socket: Socket,
 }
@@ -62,7 +68,11 @@ impl Gate {
             Switch::Off => Some(false),
             Switch::Status => None,
         };
-        print(&self.socket.client().gate(switch)?);
+        let told = self.socket.client().gate(switch)?;
+        match self.format {
+            Format::Table => print(&told),
+            Format::Jsonl => println!("{}", Value::Object(told)),
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -70,6 +80,14 @@ impl Gate {
 /// One line for each thing that is said.
 fn print(told: &Map<String, Value>) {
     for (name, value) in told {
+        if let Value::Object(rules) = value {
+            for (rule, counts) in rules {
+                let counts = counts.as_object().into_iter().flatten();
+                let counts: Vec<_> = counts.map(|(what, count)| format!("{what} {count}")).collect();
+                println!("{name} {}: {}", cell(rule), counts.join(", "));
+            }
+            continue;
+        }
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         println!("{name}: {}", cell(&value));
     }

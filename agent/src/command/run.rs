@@ -66,7 +66,7 @@ impl Args {
             .with_context(|| format!("cannot make {}; set another `state`", config.state.display()))?;
         let host = session::host_name();
         let agent_id = agent_id(&config.state, &host)?;
-        let mut rules = Rules::load(&config.policies)?;
+        let mut rules = Rules::load(&config.policies, config.gate.canary)?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let engine = if config.store.url.is_empty() { Some(engine(&config)?) } else { None };

@@ -63,6 +63,8 @@ pub(super) struct Desk {
     pub(super) known: KnownTexts,
     pub(super) news: VecDeque<News>,
     untold: u64,
+    /// Messages that a canary has spoken about.
+    pub(super) watched: u64,
     pub(super) draining: bool,
     pub(super) ids: Ids,
     pub(super) catalog: Arc<Catalog>,
@@ -240,6 +242,7 @@ impl Holder {
                 },
                 news: VecDeque::new(),
                 untold: 0,
+                watched: 0,
                 draining: false,
                 ids: Ids::new(run),
                 catalog: Arc::default(),
@@ -595,14 +598,15 @@ impl Holder {
             return false;
         };
         match order {
-            Order::Policies { generation, answers } => {
+            Order::Policies { generation, answers, canary, closed } => {
                 if answers {
                     self.take_answers();
                 }
                 let read = fds.into_iter().next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
                 match read.and_then(rules) {
                     Ok((policies, catalog)) => {
-                        self.desk.policies = Arc::new(policies);
+                        self.desk.policies = Arc::new(policies.with_canary(canary));
+                        self.desk.closed = closed;
                         self.desk.catalog = Arc::new(catalog);
                         self.desk.generation = generation;
                         self.reclass();

@@ -20,7 +20,7 @@ use super::guard::{Barred, Guard};
 use super::lanes::LaneRef;
 use super::message::{self, Request, now_ns};
 use super::parse::Parsers;
-use super::talk::{Approval, Decision, News, Order, Told, Who, digest};
+use super::talk::{Approval, Decision, News, Order, Told, Who, Would, digest};
 use crate::capture::live::CaptureError;
 
 /// A shim that has not shown itself for so long is not there.
@@ -72,6 +72,9 @@ impl Default for Settings {
 /// The agent's side of holding.
 pub struct Inline {
     guard: Guard,
+    /// See [`Settings::closed`].
+    fails_closed: bool,
+    /// The same, where a rule acts: for one that only watches nobody is refused anything.
     closed: bool,
     link: Option<OwnedFd>,
     /// When it was handed over.
@@ -100,6 +103,8 @@ pub struct Inline {
     approved: HashMap<u128, Approval>,
     /// What somebody is asked about.
     asked: HashSet<u128>,
+    /// What a canary would have done, as the shim says.
+    would: Vec<Would>,
     /// What was counted when it was told last.
     pub told: Option<Tally>,
 }
@@ -130,9 +135,10 @@ fn framings() -> Vec<Framing> {
 impl Inline {
     /// Loads and attaches the kernel side; nothing is held before the shim has it too.
     pub fn start(settings: &Settings, policies: &Arc<Policies>) -> Result<Self, CaptureError> {
+        let closed = settings.closed && policies.may_refuse();
         let shared = Shared {
             armed: 0,
-            closed: u32::from(settings.closed),
+            closed: u32::from(closed),
             pulse: 0,
             patience: PATIENCE.as_nanos() as u64,
             held_max: settings.held_bytes,
@@ -144,7 +150,8 @@ impl Inline {
         }
         Ok(Self {
             guard,
-            closed: settings.closed,
+            fails_closed: settings.closed,
+            closed,
             link: None,
             since: Instant::now(),
             policies: Arc::clone(policies),
@@ -166,16 +173,17 @@ impl Inline {
             news: VecDeque::new(),
             approved: HashMap::new(),
             asked: HashSet::new(),
+            would: Vec::new(),
             told: None,
         })
     }
 
     /// Gives a shim that has just started what it needs.
-    pub(super) fn hand_over(&mut self, shim: BorrowedFd<'_>, closed: bool) -> io::Result<()> {
+    pub(super) fn hand_over(&mut self, shim: BorrowedFd<'_>) -> io::Result<()> {
         let (own, its) = message::pair()?;
         let fds: Vec<RawFd> = std::iter::once(its.as_raw_fd()).chain(self.guard.parts()).collect();
         let answers = self.wants_answers();
-        message::send_all(shim, &Request::Hold { closed, answers }, &fds)?;
+        message::send_all(shim, &Request::Hold { closed: self.closed, answers }, &fds)?;
         self.link = Some(own);
         self.since = Instant::now();
         self.guard.shared().beat(0);
@@ -252,10 +260,19 @@ impl Inline {
     }
 
     /// Puts rules in force, and watches the ports of databases that they are about.
-    pub(super) fn follow(&mut self, policies: &Arc<Policies>, ports: &HashMap<u16, &'static str>) {
-        if !Arc::ptr_eq(policies, &self.policies) {
+    /// True where they are others than before.
+    pub(super) fn follow(&mut self, policies: &Arc<Policies>, ports: &HashMap<u16, &'static str>) -> bool {
+        let new = !Arc::ptr_eq(policies, &self.policies);
+        if new {
             self.policies = Arc::clone(policies);
             self.generation += 1;
+            let closed = self.fails_closed && policies.may_refuse();
+            if std::mem::replace(&mut self.closed, closed) != closed {
+                self.guard.shared().closed(closed);
+                if closed && let Err(error) = self.lend_probes() {
+                    tracing::error!(%error, "probes on servers' parsers end with the agent");
+                }
+            }
             if let Err(error) = self.tell_policies() {
                 tracing::error!(%error, "the shim did not get the new rules");
             }
@@ -276,6 +293,7 @@ impl Inline {
             }
         }
         self.remote = remote;
+        new
     }
 
     /// True where it is to be looked at whether a port's connections can go through the gate.
@@ -357,6 +375,11 @@ impl Inline {
         self.era
     }
 
+    /// How many connections are enrolled now.
+    pub fn open(&self) -> u64 {
+        self.guard.open() as u64
+    }
+
     /// Cookies of the sockets that are enrolled and open, however they came in.
     pub fn members(&self) -> HashSet<u64> {
         self.guard.members()
@@ -403,7 +426,12 @@ impl Inline {
         let fd = memfd_create(c"weir-policies", MFdFlags::MFD_CLOEXEC)?;
         let mut file = std::fs::File::from(fd);
         file.write_all(&serde_json::to_vec(&(self.policies.sources(), self.catalog.source()))?)?;
-        let order = Order::Policies { generation: self.generation, answers: self.wants_answers() };
+        let order = Order::Policies {
+            generation: self.generation,
+            answers: self.wants_answers(),
+            canary: self.policies.is_canary(),
+            closed: self.closed,
+        };
         message::send(link.as_fd(), &order, Some(file.as_raw_fd()))
     }
 
@@ -428,6 +456,11 @@ impl Inline {
         }
         let pulse = self.guard.shared().pulse();
         now_ns().saturating_sub(pulse) < PATIENCE.as_nanos() as u64 || self.since.elapsed() < PATIENCE
+    }
+
+    /// What a canary would have done since that was asked last.
+    pub(super) fn would(&mut self) -> Vec<Would> {
+        std::mem::take(&mut self.would)
     }
 
     /// What was told that is no decision, oldest first.
@@ -569,6 +602,7 @@ impl Inline {
                     waiting.push_back((Instant::now(), decision));
                 }
             }
+            News::Would(would) => self.would.push(would),
             news => {
                 if let News::Ask { id, .. } = &news {
                     self.asked.insert(*id);

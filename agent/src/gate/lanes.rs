@@ -79,6 +79,11 @@ impl Page<Shared> {
         word!(AtomicU32, (*self.at.as_ptr()).armed).store(2, Ordering::SeqCst);
     }
 
+    /// Whether nothing passes without a shim.
+    pub fn closed(&self, closed: bool) {
+        word!(AtomicU32, (*self.at.as_ptr()).closed).store(u32::from(closed), Ordering::SeqCst);
+    }
+
     /// Whether they do.
     pub fn is_armed(&self) -> bool {
         word!(AtomicU32, (*self.at.as_ptr()).armed).load(Ordering::SeqCst) != 0

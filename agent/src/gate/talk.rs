@@ -1,7 +1,7 @@
 //! What agent and shim tell each other about held statements: one datagram of a Unix `SOCK_SEQPACKET` socket each.
 
 use agent_core::event::Disposition;
-use agent_core::policy::Mode;
+use agent_core::policy::{Action, Mode};
 use serde::{Deserialize, Serialize};
 
 /// Longest part of a text that is shown to somebody who is asked.
@@ -16,6 +16,10 @@ pub enum Order {
         generation: u32,
         /// Answers have to go through the shim.
         answers: bool,
+        /// Statements are held for rules that only watch, too.
+        canary: bool,
+        /// Without the agent, what is held does not go on.
+        closed: bool,
     },
     /// Who a session is.
     Who(Box<Who>),
@@ -67,6 +71,8 @@ pub struct Who {
 pub enum News {
     /// What became of a statement.
     Decided(Decision),
+    /// What would have become of a statement that went on.
+    Would(Would),
     /// A statement is held until somebody approves.
     Ask {
         /// Names it.
@@ -140,6 +146,23 @@ pub struct Decision {
     /// Who decided, where somebody was asked. The agent knows that.
     #[serde(skip)]
     pub approval: Option<Approval>,
+}
+
+/// What a rule that only watches would have done about a statement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Would {
+    /// Cookie of the server's socket.
+    pub cookie: u64,
+    /// Tells which message it was part of.
+    pub message: u64,
+    /// Tells which text: see [`digest`].
+    pub text: u64,
+    /// The rule.
+    pub policy_rule: String,
+    /// Its version.
+    pub policy_version: String,
+    /// What it wants.
+    pub action: Action,
 }
 
 /// Who decided about a statement. Names are the event's.

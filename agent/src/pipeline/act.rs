@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agent_core::event::{DataClass, Disposition, Event, EventKind};
 use agent_core::exchange::{Kind, Statement};
-use agent_core::judge::{Held, Look, Subject, Verdict, judge};
+use agent_core::judge::{Held, Look, Subject, Verdict, judge, would};
 use agent_core::policy::{Action, Mode};
 use agent_core::segment::{Nanos, Side};
 use agent_core::sql::Analysis;
@@ -63,6 +63,16 @@ impl FlowSink<'_> {
             Arc::default()
         };
         let session = &self.state.event;
+        if self.policies.is_canary()
+            && let Some(text) = statement.prepared.as_ref().or(statement.text.as_ref())
+        {
+            // Whoever is behind a pooler: the gate does not know either.
+            let subject = subject(session, session, statement, &analysis, &data, statement.started);
+            let verdict = would(self.policies, &subject);
+            if !verdict.policy_rule.is_empty() {
+                self.host.watched(text.bytes(), &verdict);
+            }
+        }
         let mut of = |actor: &Event, look| {
             let subject = subject(session, actor, statement, &analysis, &data, statement.started);
             let held = self.memory.look(self.policies, &subject, look);

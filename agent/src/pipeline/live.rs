@@ -155,6 +155,11 @@ impl Host for Here<'_> {
         let replaced = gate.inline.as_ref().is_some_and(|inline| inline.holds_for(self.tapped.remote));
         gate.decision(self.server?, text, expected || replaced)
     }
+    fn watched(&mut self, text: &[u8], verdict: &Verdict) {
+        if let (Some(gate), Some(server)) = (self.gate.as_deref_mut(), self.server) {
+            gate.compare(server, text, verdict);
+        }
+    }
     fn server_end(&mut self, client: Side) -> ServerEnd {
         let Tapped { local, remote, .. } = self.tapped;
         let mirrored = if client == Side::A { (remote, local) } else { (local, remote) };

@@ -111,6 +111,11 @@ impl Host for Here<'_> {
     fn decision(&mut self, text: &[u8], expected: bool) -> Option<Decision> {
         self.gate.as_deref_mut()?.decision(self.key?, text, expected)
     }
+    fn watched(&mut self, text: &[u8], verdict: &Verdict) {
+        if let (Some(gate), Some(key)) = (self.gate.as_deref_mut(), self.key) {
+            gate.compare(key, text, verdict);
+        }
+    }
     fn server_end(&mut self, client: Side) -> ServerEnd {
         ServerEnd::Unix(Arc::clone(&self.path), self.pids[client.other().index()])
     }

@@ -26,7 +26,11 @@ use super::answers::{Answers, Masks};
 use super::statements::Asked;
 use super::{Class, Desk};
 
+mod canary; // what rules that only watch would have done
+mod judged; // what the rules say of a message
 mod parsed; // the same, read in the server's parser
+
+use judged::may_be_known;
 
 /// How long a session's first statements wait for the agent to say who it is, where rules ask for that.
 const INTRODUCTION: Duration = Duration::from_millis(200);
@@ -431,34 +435,6 @@ impl Session {
         desk.known.class(class)
     }
 
-    /// The session's database.
-    fn namespace<'a>(&'a self, desk: &'a Desk) -> &'a str {
-        let session = self.reader.session();
-        let told = || desk.who.get(&self.cookie).map_or("", |who| &who.db_namespace);
-        if session.namespace.is_empty() { told() } else { &session.namespace }
-    }
-
-    /// Users and search paths that may be in force.
-    fn contexts(&self, desk: &Desk) -> Vec<(String, String)> {
-        let session = self.reader.session();
-        let mut contexts = Vec::new();
-        if !session.user.is_empty() {
-            contexts.push((session.user.clone(), session.search_path.clone()));
-        }
-        let who = desk.who.get(&self.cookie).map(|who| (who.db_user.clone(), who.search_path.clone()));
-        for (user, path) in self.reader.also().iter().cloned().chain(who) {
-            let user = if user.is_empty() { session.user.clone() } else { user };
-            if !contexts.contains(&(user.clone(), path.clone())) {
-                contexts.push((user, path));
-            }
-        }
-        if contexts.is_empty() {
-            // Nobody has said yet who this is.
-            contexts.push(Default::default());
-        }
-        contexts
-    }
-
     /// Judges a message of this many bytes, and does what the rule says.
     fn ask(&mut self, length: usize, lane: LaneRef<'_>, desk: &mut Desk) {
         let message = &self.buffer[self.start..self.start + length];
@@ -487,6 +463,7 @@ impl Session {
             self.renamed = Some((name, known.hash(&name), self.given.insert(name.hash, hash)));
             known.name(name, hash);
         }
+        let prepares = matches!(own, Some((Some(_), _)));
         let whole = own.map(|(_, text)| texts.intern(self.entry.dialect, text));
         if meaning.lasting {
             if self.class == 0 {
@@ -500,7 +477,14 @@ impl Session {
         let masks = self.masks(&meaning, desk);
         let acts = verdict.policy_mode == Some(Mode::Enforce);
         let asked = Asked(meaning.texts.clone());
+        let watched = self.watched(&meaning, desk);
+        let unwatched = watched.is_empty();
         let may_pass = !acts || verdict.action < Action::RequireApproval;
+        // A text that is only prepared is asked about again when it is bound; of what a client's end refuses, capture
+        // sees what was put in its place.
+        if !prepares && (may_pass || !self.client) {
+            self.tell_watched(watched, desk);
+        }
         if may_pass || verdict.action == Action::RequireApproval && !desk.draining {
             match self.maskable(length, masks.as_ref(), desk) {
                 Ok(masks) => self.masks = masks,
@@ -521,6 +505,7 @@ impl Session {
                 self.tell(desk, id, &verdict, Told::Masked, &asked, Duration::ZERO);
             }
             if masks.is_none()
+                && unwatched
                 && meaning.lasting
                 && meaning.complete
                 && desk.policies.is_steady()
@@ -558,59 +543,6 @@ impl Session {
         let refusal = Refusal { message: &text, hint: &verdict.message, canceled: false };
         self.refuse(length, refusal, lane);
         self.undo(desk);
-    }
-
-    /// What is to be masked in the answer to a message: by all rules that want that, in every state that the session may
-    /// be in.
-    fn masks(&self, meaning: &Meaning, desk: &Desk) -> Option<Masks> {
-        if !desk.policies.may_mask(self.entry.name) {
-            return None;
-        }
-        let mut rules: Vec<&Policy> = Vec::new();
-        self.subjects(meaning, desk, &mut |subject| {
-            for policy in masks(&desk.policies, subject) {
-                if !rules.iter().any(|known| std::ptr::eq(*known, policy)) {
-                    rules.push(policy);
-                }
-            }
-        });
-        let plan = Plan::of(rules.iter().copied(), &desk.catalog)?;
-        Some(Masks {
-            plan: Arc::new(plan),
-            rules: rules.iter().map(|policy| Arc::clone(&policy.name)).collect(),
-        })
-    }
-
-    /// Whether the answer to a message can be masked as it has to be. None where it goes on as it is, since the rules say
-    /// so; an error where it does not go on: by which rule, and why.
-    fn maskable(
-        &self,
-        length: usize,
-        masks: Option<&Masks>,
-        desk: &Desk,
-    ) -> Result<Option<Masks>, (Verdict, String)> {
-        let Some(masks) = masks else { return Ok(None) };
-        let message = &self.buffer[self.start..self.start + length];
-        let why = match &self.answers {
-            None => "its answer does not come through the gate, so it cannot be masked".to_owned(),
-            Some(answers) => match answers.check(message, &masks.plan) {
-                Ok(()) => return Ok(Some(masks.clone())),
-                Err(why) => format!("its answer cannot be masked, {why}"),
-            },
-        };
-        let passes = |policy: &&Policy| policy.on_unknown <= Action::Alert;
-        let mut rules = masks.rules.iter().filter_map(|name| desk.policies.named(name));
-        let Some(strict) = rules.find(|policy| !passes(policy)) else { return Ok(None) };
-        let verdict = Verdict {
-            policy_rule: Arc::clone(&strict.name),
-            policy_version: Arc::clone(&strict.version),
-            policy_mode: Some(Mode::Enforce),
-            action: Action::Block,
-            disposition: Disposition::Blocked,
-            message: Arc::clone(&strict.message),
-            unknown: false,
-        };
-        Err((verdict, why))
     }
 
     /// The message that was judged last does not reach the server, so a name in it stands for what it did before.
@@ -733,63 +665,6 @@ impl Session {
             desk.tell(News::Decided(decision));
         }
     }
-
-    /// The strictest verdict over all that the message asks for, in every state that the session may be in.
-    fn judge(&self, meaning: &Meaning, desk: &Desk) -> Verdict {
-        let mut worst = Verdict::default();
-        self.subjects(meaning, desk, &mut |subject| {
-            let verdict = judge(&desk.policies, subject);
-            if verdict.outranks(&worst) {
-                worst = verdict;
-            }
-        });
-        worst
-    }
-
-    /// All that the message asks for, in every state that the session may be in.
-    fn subjects(&self, meaning: &Meaning, desk: &Desk, look: &mut dyn FnMut(&Subject<'_>)) {
-        let who = desk.who.get(&self.cookie);
-        let contexts = self.contexts(desk);
-        let mut each = |analysis: &Analysis, data: &[agent_core::event::DataClass], complete: bool| {
-            for (user, path) in &contexts {
-                look(&Subject {
-                    db_system_name: self.entry.name,
-                    db_namespace: self.namespace(desk),
-                    db_user: user,
-                    search_path: path,
-                    ai_agent_name: who.map_or("", |who| &who.ai_agent_name),
-                    identity_principal: who.map_or("", |who| &who.identity_principal),
-                    data_classes: data,
-                    statement_complete: complete && analysis.statement_complete,
-                    time: now().0,
-                    session_id: who.map_or(self.cookie, |who| who.session_id),
-                    process: who.and_then(|who| who.process),
-                    ..Subject::new(analysis)
-                });
-            }
-        };
-        for text in &meaning.texts {
-            let data: &[_] = if desk.policies.needs_data() { text.data_classes(&desk.catalog) } else { &[] };
-            // What EXECUTE runs is judged beside it, so it is known after all.
-            let known = meaning.complete && meaning.texts.len() > 1;
-            let analysis = text.analysis();
-            let only_execute = &*analysis.db_operation_name == "EXECUTE" && known;
-            if !only_execute {
-                each(analysis, data, meaning.complete || meaning.texts.len() > 1);
-            }
-        }
-        if let Some(id) = meaning.function {
-            each(&Analysis::function_call(id), &[], true);
-        } else if !meaning.complete {
-            each(&Analysis::default(), &[], false);
-        }
-    }
-}
-
-/// Whether the kernel side may know a text: then it passes whatever its literals are.
-fn may_be_known(text: &Arc<Text>, desk: &Desk) -> bool {
-    let literals = text.bytes().iter().any(|byte| byte.is_ascii_digit() || *byte == b'\'');
-    !literals || !text.is_literal_bound() && !desk.policies.needs_data()
 }
 
 /// The event's id, as it is shown everywhere.

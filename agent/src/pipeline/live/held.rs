@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{Driver, Tap};
 use crate::approve::{Command, Switch};
+use crate::gate::canary::Difference;
 use crate::gate::talk::{Approval, News};
 use crate::gate::{Gate, Inline, Outcome, Target, waits_in_kernel};
 use crate::identify::sockets::Sockets;
@@ -95,6 +96,7 @@ impl Driver {
             }
         }
         let overflowed = inline.overflowed();
+        let differences = gate.canary.settle(|cookie| inline.has(cookie));
         for decision in inline.unclaimed() {
             // Never silence: its statement was not seen, or not understood.
             let write = |event: &mut Event| {
@@ -116,6 +118,26 @@ impl Driver {
             self.end_held(cookie, "held_bytes", now, pipeline);
         }
         self.look_after_late(now, pipeline);
+        for difference in differences {
+            self.tell_difference(&difference, now, pipeline);
+        }
+    }
+
+    /// A canary's two judges do not say the same of a statement.
+    fn tell_difference(&mut self, difference: &Difference, now: Nanos, pipeline: &mut Pipeline) {
+        tracing::warn!(rule = difference.rule, by = difference.said_by, "the gate and capture differ");
+        let write = |event: &mut Event| {
+            event.error_type = "canary_differs".into();
+            event.db_query_text = format!("said by {} alone", difference.said_by).into();
+            event.policy_rule = difference.rule.as_str().into();
+            event.policy_version = difference.version.as_str().into();
+            event.policy_mode = Mode::Monitor.name().into();
+            event.disposition = difference.action.disposition();
+        };
+        match self.flow_of(difference.cookie) {
+            Some(flow) => flow.tell(now, pipeline, EventKind::Decision, write),
+            None => pipeline.note(EventKind::Decision, now, write),
+        }
     }
 
     /// Reads what the shim tells.
@@ -146,6 +168,9 @@ impl Driver {
     }
 
     fn hear(&mut self, news: News, now: Nanos, pipeline: &mut Pipeline) {
+        if let (News::Blind { cookie, .. }, Some(gate)) = (&news, &mut self.gate) {
+            gate.canary.blind(*cookie);
+        }
         match news {
             News::Blind { cookie, .. } if self.is_parsed(cookie) => {}
             News::Blind { cookie, cause } => {
@@ -198,7 +223,7 @@ impl Driver {
                     approvals.withdraw(id);
                 }
             }
-            News::Decided(_) | News::Drained | News::Answers => {}
+            News::Decided(_) | News::Would(_) | News::Drained | News::Answers => {}
         }
     }
 
@@ -320,14 +345,19 @@ impl Driver {
         let mut told = Map::new();
         told.insert("state".into(), state.into());
         told.insert("took_ms".into(), (begin.elapsed().as_millis() as u64).into());
+        let open = gate.and_then(|gate| gate.inline.as_ref()).map_or(0, Inline::open);
         for (name, count) in [
             ("connections", tally.enrolled),
+            ("open", open),
             ("held", tally.held),
             ("passed", tally.passed),
             ("not_enrolled", tally.crowded + tally.refused),
             ("lost", tally.failed + tally.overflowed),
         ] {
             told.insert(name.into(), count.into());
+        }
+        if let Some(canary) = gate.and_then(|gate| gate.canary.told()) {
+            told.insert("canary".into(), canary);
         }
         told
     }

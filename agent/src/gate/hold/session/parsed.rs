@@ -50,6 +50,9 @@ impl Session {
             self.reclass(desk);
         }
         let mut verdict = self.judge(&meaning, desk);
+        let watched = self.watched(&meaning, desk);
+        let unwatched = watched.is_empty();
+        self.tell_watched(watched, desk);
         let masks = self.masks(&meaning, desk);
         let acts = verdict.policy_mode == Some(Mode::Enforce);
         let mut denied = acts && verdict.action >= Action::RequireApproval;
@@ -64,6 +67,7 @@ impl Session {
                 self.tell(desk, id, &verdict, told, &Asked(meaning.texts.clone()), Duration::ZERO);
             }
         } else if masks.is_none()
+            && unwatched
             && meaning.lasting
             && meaning.complete
             && desk.policies.is_steady()
