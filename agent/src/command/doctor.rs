@@ -9,6 +9,8 @@ mod host; // rights, mounts, libraries -> findings
 mod paths; // Unix sockets, poolers -> findings
 mod blind; // what runs here and is not seen -> findings
 mod connections; // connections to databases that cannot be read -> findings
+mod lanes; // connections to databases -> how the gate can have them
+mod fionread; // what a socket in the gate tells its process
 
 use super::values::PortHint;
 
@@ -108,6 +110,9 @@ struct Finding {
     cure: &'static str,
     /// Empty where nothing is amiss.
     blind: &'static str,
+    /// Of connections to one server: how the gate can have them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<lanes::Lane>,
 }
 
 impl Capability {
@@ -117,7 +122,16 @@ impl Capability {
         let old = status != Status::Ok && kernel::older_than(self.since);
         let detail = if old { format!("{detail} (needs Linux {})", self.since) } else { detail };
         let (cure, blind) = if status == Status::Ok { ("", "") } else { (self.cure, self.blind) };
-        Finding { name: self.name, status, need: self.need, since: self.since, detail, cure, blind }
+        Finding {
+            name: self.name,
+            status,
+            need: self.need,
+            since: self.since,
+            detail,
+            cure,
+            blind,
+            lane: None,
+        }
     }
 }
 
@@ -127,6 +141,7 @@ impl Args {
         let mut findings: Vec<Finding> = tables.into_iter().flatten().map(Capability::examine).collect();
         let ports = self.port.iter().map(|hint| (hint.port, hint.protocol)).collect();
         findings.extend(connections::examine(&ports));
+        findings.extend(lanes::examine(&ports));
         let mut out = std::io::stdout().lock();
         let text = match self.format {
             Format::Json => {

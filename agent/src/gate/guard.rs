@@ -17,7 +17,7 @@ use super::parse::{self, Parsers};
 use crate::capture::live::{CaptureError, cgroup2, typed};
 
 /// The kernel programs.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-gate"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-gate"));
 
 /// Most connections that can be enrolled at once.
 pub const LANES: u32 = 4096;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use agent_core::protocol::{PROTOCOLS, of_port, titled};
+use agent_core::protocol::{Entry, PROTOCOLS, of_port, titled};
 use agent_core::segment::Endpoint;
 
 use super::blind::survey;
@@ -52,11 +52,21 @@ const CAUSES: [(&str, &str, &str); 7] = [
 /// The processes at the two ends of a connection, the client's first, as far as they are on this host.
 type Holders = [Vec<u32>; 2];
 
+/// A connection to a database.
+pub(super) struct Seen {
+    /// What is spoken there.
+    pub system: &'static str,
+    /// Who holds it.
+    pub pids: Holders,
+    /// Its sockets, the client's first, as far as they are on this host.
+    pub cookies: [Option<u64>; 2],
+}
+
 /// What is found of every connection to a database. `ports`: what server ports speak, beside the usual ones.
 pub(super) fn examine(ports: &HashMap<u16, &'static str>) -> Vec<Finding> {
     let known = survey();
     let blind: Vec<Finding> =
-        databases(ports).into_iter().filter_map(|(ends, holders)| finding(ends, &holders, &known)).collect();
+        databases(ports).into_iter().filter_map(|(ends, seen)| finding(ends, &seen.pids, &known)).collect();
     if !blind.is_empty() {
         return blind;
     }
@@ -70,35 +80,38 @@ pub(super) fn examine(ports: &HashMap<u16, &'static str>) -> Vec<Finding> {
         detail,
         cure,
         blind,
+        lane: None,
     }]
 }
 
 /// Connections to databases: the client's end and the server's, and who holds them.
-fn databases(ports: &HashMap<u16, &'static str>) -> BTreeMap<(Endpoint, Endpoint), Holders> {
+pub(super) fn databases(ports: &HashMap<u16, &'static str>) -> BTreeMap<(Endpoint, Endpoint), Seen> {
     let mut resolver = Resolver::new();
-    let serves = |port| ports.contains_key(&port) || of_port(port).is_some();
+    let serves = |port| ports.get(&port).copied().or_else(|| of_port(port));
     let entries: Vec<_> =
         resolver.sockets().connections().map(|entry| (entry.cookie, entry.local, entry.remote)).collect();
-    let mut found = BTreeMap::<_, Holders>::new();
+    let mut found = BTreeMap::<_, Seen>::new();
     for (cookie, local, remote) in entries {
         let tapped = Tapped { cookie, local, remote };
-        let names_client =
-            |title: &String| PROTOCOLS.iter().any(|entry| titled(entry.name, title, remote.port).is_some());
-        let (ends, own) = if serves(remote.port) {
-            ((local, remote), 0)
-        } else if serves(local.port) || resolver.titles(&tapped, false).iter().any(names_client) {
-            ((remote, local), 1)
-        } else if resolver
-            .titles(&tapped, true)
-            .iter()
-            .any(|title| PROTOCOLS.iter().any(|entry| titled(entry.name, title, local.port).is_some()))
-        {
-            ((local, remote), 0)
+        let mut names = |port, peer| {
+            let titles = resolver.titles(&tapped, peer);
+            let named = |entry: &&Entry| titles.iter().any(|title| titled(entry.name, title, port).is_some());
+            PROTOCOLS.iter().find(named).map(|entry| entry.name)
+        };
+        let (ends, own, system) = if let Some(system) = serves(remote.port) {
+            ((local, remote), 0, system)
+        } else if let Some(system) = serves(local.port).or_else(|| names(remote.port, false)) {
+            ((remote, local), 1, system)
+        } else if let Some(system) = names(local.port, true) {
+            ((local, remote), 0, system)
         } else {
             continue;
         };
         let pids = resolver.sockets().of_cookie(cookie).map(|owner| owner.pids).unwrap_or_default();
-        found.entry(ends).or_default()[own].extend(pids);
+        let none = || Seen { system, pids: Holders::default(), cookies: [None; 2] };
+        let seen = found.entry(ends).or_insert_with(none);
+        seen.pids[own].extend(pids);
+        seen.cookies[own] = Some(cookie);
     }
     found
 }
@@ -128,10 +141,11 @@ fn finding(
         detail,
         cure,
         blind: BLIND,
+        lane: None,
     })
 }
 
-fn shown(end: Endpoint) -> String {
+pub(super) fn shown(end: Endpoint) -> String {
     std::net::SocketAddr::new(end.address, end.port).to_string()
 }
 

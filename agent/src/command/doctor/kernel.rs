@@ -123,6 +123,14 @@ pub(super) const CAPABILITIES: &[Capability] = &[
         blind: "nothing, but a policy's `kill` cannot end a connection",
         probe: sock_destroy,
     },
+    Capability {
+        name: "FIONREAD",
+        need: Need::Optional,
+        since: "",
+        cure: "run a kernel without that fault",
+        blind: "nothing, but programs that ask how much there is to read may stand still in the gate",
+        probe: super::fionread::probe,
+    },
 ];
 
 fn running() -> String {
