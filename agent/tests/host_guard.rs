@@ -12,6 +12,6 @@ fn the_kernel_takes_the_programs_of_the_gate() {
     let framing = Framing { more: 1, never: 0, acts: [0; 256] };
     let guard =
         Guard::attach(&[framing], Shared::default(), true).map_err(|error| error.to_string()).unwrap();
-    assert!(guard.enrolled().is_empty());
+    assert_eq!(guard.open(), 0);
     assert_eq!(guard.tally(), agent_common::gate::Tally::default());
 }

@@ -11,9 +11,8 @@ use tests::guarded::{POLICIES, audited as executed, blocked, guarding};
 use tests::netns::NetNs;
 use tests::operator::{operator, shim_of};
 use tests::prevent::{Driver, compare};
-use tests::server::{audited_tls, log_file, talkative};
+use tests::server::{audited_tls, talkative};
 use tests::stored::wait_for;
-use xtask::postgres::Postgres;
 use xtask::weir::Weir;
 
 #[test]

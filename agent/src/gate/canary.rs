@@ -115,7 +115,7 @@ impl Canary {
         if self.waiting.len() >= TEXTS_MAX
             && let Some(oldest) = self.waiting.pop_front()
         {
-            self.missed(oldest);
+            self.missed(&oldest);
         }
         self.waiting.push_back(waiting);
     }
@@ -149,7 +149,7 @@ impl Canary {
     }
 
     /// The shim has not said anything of it in time.
-    fn missed(&mut self, waiting: Waiting) {
+    fn missed(&mut self, waiting: &Waiting) {
         let counts = self.rules.entry(waiting.rule.clone()).or_default();
         if waiting.gated && !self.blind.contains(&waiting.cookie) {
             counts.differ += 1;
@@ -174,7 +174,7 @@ impl Canary {
         while self.waiting.front().is_some_and(|waiting| waiting.since.elapsed() >= patience)
             && let Some(waiting) = self.waiting.pop_front()
         {
-            self.missed(waiting);
+            self.missed(&waiting);
         }
         for (&cookie, texts) in &mut self.seen {
             let late: HashSet<u64> = texts

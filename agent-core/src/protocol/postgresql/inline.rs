@@ -44,6 +44,9 @@ fn act(first: u8) -> Act {
     }
 }
 
+/// A name, and the text that it stood for.
+type Renamed = (Box<[u8]>, Option<Arc<Text>>);
+
 struct Frontend {
     started: bool,
     /// It is known where messages begin.
@@ -52,7 +55,7 @@ struct Frontend {
     also: Vec<(String, String)>,
     names: HashMap<Box<[u8]>, Arc<Text>>,
     /// Names that the last message gives, with what they stood for before.
-    renamed: Vec<(Box<[u8]>, Option<Arc<Text>>)>,
+    renamed: Vec<Renamed>,
 }
 
 impl Frontend {

@@ -119,7 +119,7 @@ impl Lane {
             said += &format!(", {gated} in the gate");
         }
         said += match self.lane {
-            "server" => ": at the server's socket, from their beginning on",
+            "server" => ": at the server's socket",
             "unix" => ": at the server's socket, from their second statement on",
             "client" => ": at the client's socket, with gate.remote",
             _ => ": can only be ended",

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What sensitive data a text touches.
+type Data<'a> = &'a [agent_core::event::DataClass];
+
 impl Session {
     /// The session's database.
     pub(super) fn namespace<'a>(&'a self, desk: &'a Desk) -> &'a str {
@@ -105,7 +108,6 @@ impl Session {
     ) {
         let who = desk.who.get(&self.cookie);
         let contexts = self.contexts(desk);
-        type Data<'a> = &'a [agent_core::event::DataClass];
         let mut each = |analysis: &Analysis, text: Option<&Arc<Text>>, data: Data<'_>, complete: bool| {
             for (user, path) in &contexts {
                 let subject = Subject {
