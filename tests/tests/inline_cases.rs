@@ -307,3 +307,40 @@ fn bulk_both_ways_and_the_next_is_in_step() -> Result<()> {
     goes_on(&mut wire, "behind bulk")?;
     finish(&server, &mut agent)
 }
+
+/// A name without a schema means what the session's search path makes of it, however that was set.
+#[test]
+fn a_search_path_is_followed_however_it_is_set() -> Result<()> {
+    const SECRETS: &str = "kind: DatabasePolicy
+metadata: {name: no-secrets}
+spec: {mode: enforce, match: {relations: [{name: \"secret.*\"}]}, action: block}
+";
+    let server = talkative()?;
+    server.quietly("create schema secret")?;
+    for table in ["secret.kept", "public.kept"] {
+        server.quietly(&format!("create table {table} (id int)"))?;
+    }
+    let (mut agent, _clickhouse) = guarding(&server, SECRETS, "")?;
+    for set in [
+        "set search_path = secret, public",
+        "select set_config('search_path', 'secret, public', false)",
+        "select 1, pg_catalog.set_config ( 'Search_Path', 'secret', false ) where true",
+    ] {
+        let mut wire = Wire::login(("127.0.0.1", server.port))?;
+        wire.send(&wire::query("select 'before', count(*) from kept"))?;
+        let said = answer(&mut wire)?;
+        ensure!(said.contains("before"), "{set}: {said}");
+        wire.send(&[wire::extended("", set), wire::sync()].concat())?;
+        let said = answer(&mut wire)?;
+        ensure!(!said.contains("ERROR"), "{set}: {said}");
+        wire.send(&wire::query("/* forbidden */ select * from kept"))?;
+        let said = answer(&mut wire)?;
+        ensure!(said.contains(REFUSED), "{set}: {said}");
+        wire.send(&wire::query("select 'behind', count(*) from public.kept"))?;
+        let said = answer(&mut wire)?;
+        ensure!(said.contains("behind"), "{set}: {said}");
+    }
+    ensure!(executed(&server)?.is_empty(), "{:?}", executed(&server)?.first());
+    ensure!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}

@@ -334,6 +334,53 @@ fn what_comes_before_the_accept_does_not_make_the_server_spin() -> Result<()> {
     Ok(())
 }
 
+/// Where a rule forbids everything, weir still does what it has to: its request to cancel goes through its own gate.
+#[test]
+fn a_rule_against_all_does_not_lock_weir_out() -> Result<()> {
+    const ALL: &str = "kind: DatabasePolicy
+metadata: {name: nothing}
+spec: {mode: enforce, match: {}, action: block}
+";
+    let server = talkative()?;
+    let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
+    // What it needs to be cancelled is known from its login, and what it asks is allowed still.
+    let mut busy = Wire::login(("127.0.0.1", server.port))?;
+    let port = busy.stream.local_addr()?.port();
+    let id = format!(
+        "SELECT max(session_id) FROM weir.events WHERE event_kind = 'session' AND client_port = {port}"
+    );
+    let id = wait_for(&clickhouse, &id, |id| id > 0)?.to_string();
+    busy.send(&wire::query("select pg_sleep(600)"))?;
+    std::fs::write(agent.home().join("policies/gate.yaml"), ALL)?;
+    let mut other = Wire::login(("127.0.0.1", server.port))?;
+    let began = Instant::now();
+    while !ask(&mut other, "select 1")?.contains("blocked by policy nothing") {
+        ensure!(began.elapsed() < Duration::from_secs(30), "it is not forbidden: {}", agent.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let canceled = || -> Result<bool> {
+        let log = std::fs::read_to_string(log_file(&server)).context("the server's log")?;
+        Ok(log.contains("canceling statement due to user request"))
+    };
+    assert!(!canceled()?);
+    let (done, said) = operator(&agent, &["kill", &id])?;
+    assert!(done && said.contains("killed"), "{said}: {}", agent.said());
+    assert!(busy.until_ready().is_err(), "the session goes on");
+    let began = Instant::now();
+    while !canceled()? {
+        ensure!(began.elapsed() < Duration::from_secs(30), "it works on for nobody: {}", agent.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Its own store is none of the rule's business either.
+    let told = format!(
+        "SELECT count() FROM weir.events WHERE disposition = 'blocked' AND policy_rule = 'nothing' AND server_port = {}",
+        server.port
+    );
+    assert!(wait_for(&clickhouse, &told, |n| n > 0)? > 0);
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
 /// A session over a Unix socket is ended by the operator too.
 #[test]
 fn a_session_over_a_unix_socket_is_killed() -> Result<()> {

@@ -122,6 +122,37 @@ pub(super) fn read(text: &[u8]) -> Command<'_> {
     command.unwrap_or(Command::Other)
 }
 
+/// Whether a statement may call `set_config`: cheap, and true where only a literal or a comment says so.
+pub(super) fn may_configure(text: &[u8]) -> bool {
+    const NAME: &[u8] = b"set_config";
+    text.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME))
+}
+
+/// What a statement sets by calls of `set_config` whose arguments are literals.
+pub(super) fn configured(text: &[u8]) -> Vec<(Setting, Value<'_>)> {
+    let mut words = Words { rest: text };
+    let mut settings = Vec::new();
+    while let Some(word) = words.next() {
+        let name = word.strip_prefix(b"\"").and_then(|word| word.strip_suffix(b"\"")).unwrap_or(word);
+        if !name.eq_ignore_ascii_case(b"set_config") || !words.skip("(") {
+            continue;
+        }
+        let Some(name) = words.literal() else { continue };
+        let is = |other: &str| name[1..name.len() - 1].eq_ignore_ascii_case(other.as_bytes());
+        let setting = match () {
+            () if is("search_path") => Setting::SearchPath,
+            () if is("role") => Setting::Role,
+            () if is("session_authorization") => Setting::Authorization,
+            () => continue,
+        };
+        let Some(value) = words.skip(",").then(|| words.literal()).flatten() else { continue };
+        // A list is written in the literal; of a role's name the literal is the quotes.
+        let list = setting == Setting::SearchPath;
+        settings.push((setting, Value(if list { &value[1..value.len() - 1] } else { value })));
+    }
+    settings
+}
+
 fn prepare<'a>(words: &mut Words<'a>) -> Option<Command<'a>> {
     let name = words.name()?;
     let mut depth = 0;
@@ -238,6 +269,11 @@ impl<'a> Words<'a> {
         self.next().filter(|name| name.first().is_some_and(|&b| word(b) || b == b'"')).map(Name)
     }
 
+    /// A string as it is written, with its quotes.
+    fn literal(&mut self) -> Option<&'a [u8]> {
+        self.next().filter(|word| word.len() >= 2 && word.starts_with(b"'"))
+    }
+
     /// Passes over this word if it comes next.
     fn skip(&mut self, expected: &str) -> bool {
         let before = self.rest;
@@ -294,6 +330,30 @@ mod tests {
 
     fn set(setting: Setting, value: Option<&str>, local: bool) -> Command<'_> {
         Command::Set { setting, value: value.map(|v| Value(v.as_bytes())), local }
+    }
+
+    #[test]
+    fn finds_what_set_config_sets() {
+        let value = |v: &'static str| Value(v.as_bytes());
+        for (text, expected) in [
+            ("select set_config('search_path', 'a, b', false)", vec![(Setting::SearchPath, value("a, b"))]),
+            (
+                "SELECT 1, pg_catalog.SET_CONFIG ( 'Role' , 'Bob''s' , true ), set_config('search_path', '', false)",
+                vec![(Setting::Role, value("'Bob''s'")), (Setting::SearchPath, value(""))],
+            ),
+            (
+                "select \"set_config\"('session_authorization', 'ann', false)",
+                vec![(Setting::Authorization, value("'ann'"))],
+            ),
+            ("select set_config('work_mem', '1MB', false), set_config($1, 'a', false)", vec![]),
+            ("select set_config('search_path', $1, false), 'set_config(''role'', ''x'', true)'", vec![]),
+            ("select set_config('search_path'", vec![]),
+            ("select set_config", vec![]),
+        ] {
+            assert!(may_configure(text.as_bytes()), "{text}");
+            assert_eq!(configured(text.as_bytes()), expected, "{text}");
+        }
+        assert!(!may_configure(b"select set_confi"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::command::{self, Command, Setting};
+use super::command::{self, Command, Setting, Value};
 use super::startup::{self, Packet};
 use super::{boundary, title};
 use crate::exchange::{Blindness, Session};
@@ -134,6 +134,24 @@ impl Frontend {
         self.renamed.push((name.into(), before));
     }
 
+    /// A setting may have another value from now on, beside those that it had.
+    fn set(&mut self, setting: Setting, value: Option<&Value<'_>>) {
+        let mut now = (self.session.role.clone(), self.session.search_path.clone());
+        if let Some((user, path)) = self.also.last() {
+            now = (user.clone(), path.clone());
+        }
+        match setting {
+            Setting::Role | Setting::Authorization => now.0 = value.map(Value::text).unwrap_or_default(),
+            Setting::SearchPath => now.1 = value.map(Value::list).unwrap_or_default(),
+            Setting::ApplicationName => return,
+        }
+        self.also.retain(|old| *old != now);
+        if self.also.len() >= ALSO_MAX {
+            self.also.remove(0);
+        }
+        self.also.push(now);
+    }
+
     /// Follows what a statement changes; gives what it means.
     fn follow(
         &mut self,
@@ -158,23 +176,13 @@ impl Frontend {
                     None => meaning.complete = false,
                 }
             }
-            Command::Set { setting, value, .. } => {
-                let mut now = (self.session.role.clone(), self.session.search_path.clone());
-                if let Some((user, path)) = self.also.last() {
-                    now = (user.clone(), path.clone());
+            Command::Set { setting: Setting::ApplicationName, .. } => {}
+            Command::Set { setting, value, .. } => self.set(setting, value.as_ref()),
+            Command::Other if command::may_configure(text.bytes()) => {
+                meaning.lasting = false;
+                for (setting, value) in command::configured(text.bytes()) {
+                    self.set(setting, Some(&value));
                 }
-                match setting {
-                    Setting::Role | Setting::Authorization => {
-                        now.0 = value.map(|value| value.text()).unwrap_or_default();
-                    }
-                    Setting::SearchPath => now.1 = value.map(|value| value.list()).unwrap_or_default(),
-                    Setting::ApplicationName => return meaning.texts.push(Arc::clone(text)),
-                }
-                self.also.retain(|old| *old != now);
-                if self.also.len() >= ALSO_MAX {
-                    self.also.remove(0);
-                }
-                self.also.push(now);
             }
             _ => {}
         }
