@@ -43,8 +43,9 @@ pub use inline::{Inline, Settings};
 pub use message::Outcome;
 use message::{Kill, Reply, Request};
 
-/// The longest that the pipeline waits for an answer; an honest one takes a tenth of a millisecond.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// The longest that the pipeline waits for an answer. An honest one takes a tenth of a millisecond, on a busy host more; and
+/// a shim that is replaced takes what it holds with it.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// How long a new shim may take to listen.
 const START: Duration = Duration::from_secs(5);
 /// A process may have several gates, one after the other or, in tests, at once.

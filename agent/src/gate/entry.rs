@@ -8,6 +8,7 @@ use aya::maps::{HashMap, MapData};
 use aya::programs::Iter;
 use aya::{Btf, Ebpf};
 
+use crate::capture::kernel_at_least;
 use crate::capture::live::{CaptureError, typed};
 
 const PROGRAM: &str = "weir_late";
@@ -47,6 +48,11 @@ impl Entrance {
     ) -> io::Result<Vec<u32>> {
         let program: &mut Iter = typed(ebpf, PROGRAM).map_err(io::Error::other)?;
         if !self.loaded {
+            if !kernel_at_least(5, 15) {
+                return Err(io::Error::other(
+                    "before Linux 5.15 the kernel walks over sockets without their locks",
+                ));
+            }
             let btf = Btf::from_sys_fs().map_err(io::Error::other)?;
             program.load("tcp", &btf).map_err(io::Error::other)?;
             self.loaded = true;
