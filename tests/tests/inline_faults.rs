@@ -86,10 +86,10 @@ fn visit(port: u16, number: u64) -> Result<()> {
     if number.is_multiple_of(2) { wire.send(&wire::message(b'X', b"")) } else { Ok(()) }
 }
 
-/// The gate is switched off and on, many times while sessions come, work and go. `WEIR_SWITCHES`: how often.
+/// The gate is switched off and on, many times while sessions come, work and go. `SWITCHES`: how often.
 #[test]
 fn a_gate_switched_under_load_loses_nothing_and_leaves_nothing() -> Result<()> {
-    let switches: u32 = std::env::var("WEIR_SWITCHES").map_or(Ok(25), |n| n.parse())?;
+    let switches: u32 = std::env::var("SWITCHES").map_or(Ok(25), |n| n.parse())?;
     let server = talkative()?;
     server.quietly("create table kept (id int)")?;
     let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
