@@ -254,7 +254,7 @@ mod tests {
         assert_eq!((way, tls), ("server", "parser"));
         assert_eq!(
             told,
-            "127.0.0.1:5432 (postgresql), 2 open, 1 in the gate: at the server's socket, from their beginning on; \
+            "127.0.0.1:5432 (postgresql), 2 open, 1 in the gate: at the server's socket; \
              over TLS: in the server's parser, with gate.tls"
         );
         let (way, tls, told) = said(&Facts { parser: Some("no BTF".into()), ..facts() });

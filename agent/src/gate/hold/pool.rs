@@ -49,6 +49,12 @@ impl Pool {
         let mut free = Queue::try_from(Map::Queue(free))?;
         // Lanes that another shim had prepared have its sockets.
         while free.pop(0).is_ok() {}
+        let mut serves: HashMap<_, u32, u64> = HashMap::try_from(Map::HashMap(serves))?;
+        // Its sockets are closed, and their ports may be anybody's; left here, they fill the map up.
+        let old: Vec<u32> = serves.keys().filter_map(Result::ok).collect();
+        for ports in old {
+            serves.remove(&ports)?;
+        }
         let ((sink, _), (other, _)) = Pairs::open()?.next()?;
         let mut shims = SockHash::try_from(Map::SockHash(shims))?;
         shims.insert(SINK, sink.as_raw_fd(), 0)?;
@@ -57,7 +63,7 @@ impl Pool {
             answers: Vec::new(),
             through,
             shims,
-            serves: HashMap::try_from(Map::HashMap(serves))?,
+            serves,
             free,
             most,
             sink,
