@@ -38,8 +38,8 @@ impl Entrance {
         Ok(Self { late: HashMap::try_from(map)?, loaded: false })
     }
 
-    /// Lets those of the sockets in that have nothing unread, in one walk over all TCP sockets of the network namespace
-    /// (about 1 us for each). By socket: see [`entry`].
+    /// Lets those of the sockets in that have nothing unread, in one walk over all TCP sockets of the network
+    /// namespace. By socket: see [`entry`].
     pub(super) fn let_in(
         &mut self,
         ebpf: &mut Ebpf,

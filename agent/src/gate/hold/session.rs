@@ -42,7 +42,7 @@ const QUIET: Duration = Duration::from_millis(20);
 const GIVEN_MAX: usize = 4096;
 /// Bytes that are understood in less time than anybody waits.
 const LONG: u64 = 64 * 1024;
-/// How long a byte of what is longer may take at most, nanoseconds; an optimised build takes far less.
+/// How long a byte of what is longer may take at most, nanoseconds.
 const LONG_BYTE: u64 = 1000;
 /// Most bytes that are sent at once.
 const PIECE: usize = 256 * 1024;
