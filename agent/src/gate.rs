@@ -123,6 +123,8 @@ pub struct Gate {
     pub inline: Option<Inline>,
     /// What held them, while it is switched off.
     resting: Option<Inline>,
+    /// Cookies of servers' sockets whose connections have lost bytes in a shim that is gone, until they are told.
+    lost: Vec<u64>,
     /// How they are.
     pub settings: Settings,
     /// Who is asked about statements that need somebody's approval.
@@ -174,6 +176,7 @@ impl Gate {
             canary: Canary::default(),
             inline: None,
             resting: None,
+            lost: Vec::new(),
             settings: Settings::default(),
             approvals: None,
         };
@@ -307,15 +310,10 @@ impl Gate {
     fn ask(&mut self, target: &Target<'_>, place: Place) -> Done {
         let failed = |reason: String| Done { outcome: Outcome::Failed(reason), act_ns: 0, total_ns: 0 };
         for _ in 0..2 {
-            if self.link.is_none() {
-                self.restarts += 1;
-                match self.launch() {
-                    Ok(link) => {
-                        self.link = Some(link);
-                        self.hand_over();
-                    }
-                    Err(error) => return failed(format!("the shim does not start: {error}")),
-                }
+            if self.link.is_none()
+                && let Err(error) = self.replace()
+            {
+                return failed(format!("the shim does not start: {error}"));
             }
             self.next += 1;
             let kill = Kill {
@@ -368,6 +366,9 @@ impl Gate {
                 self.link = self.launch().inspect_err(|error| tracing::error!(%error, "no shim")).ok();
             }
             // What was enrolled before can only be held by what it was enrolled in.
+            if let Some(resting) = &mut self.resting {
+                self.lost.extend(resting.left_behind());
+            }
             match self.resting.take().map_or_else(|| Inline::start(&self.settings, policies), Ok) {
                 Ok(inline) => {
                     self.inline = Some(inline);
@@ -396,34 +397,49 @@ impl Gate {
     /// Looks after what holds statements: reads its news, starts it again where it is gone. Gives cookies of servers'
     /// sockets whose statements were lost with it: their connections cannot go on.
     pub fn tend(&mut self) -> Vec<u64> {
-        let Some(inline) = &mut self.inline else { return Vec::new() };
-        let alive = inline.poll();
-        inline.would().into_iter().for_each(|would| self.canary.inline(would));
-        if alive {
-            return Vec::new();
+        if let Some(resting) = &mut self.resting {
+            self.lost.extend(resting.left_behind());
         }
-        tracing::error!("what holds statements does not answer: starting it again");
-        inline.pause();
-        let (lost, forsaken) = (inline.stranded(), inline.forsaken());
+        if let Some(inline) = &mut self.inline {
+            let alive = inline.poll();
+            inline.would().into_iter().for_each(|would| self.canary.inline(would));
+            if !alive {
+                tracing::error!("what holds statements does not answer: starting it again");
+                if let Err(error) = self.replace() {
+                    tracing::error!(%error, "the shim does not start");
+                }
+            }
+        }
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Another shim in the place of one that is gone or hangs.
+    fn replace(&mut self) -> io::Result<()> {
+        let mut forsaken = Vec::new();
+        if let Some(inline) = &mut self.inline {
+            inline.pause();
+            self.lost.extend(inline.stranded());
+            forsaken = inline.forsaken();
+        }
         self.withdraw(&forsaken);
         // Its sockets close with it, and with them what it held.
         self.link = None;
         self.restarts += 1;
-        match self.launch() {
-            Ok(link) => {
-                self.link = Some(link);
-                self.hand_over();
-            }
-            Err(error) => tracing::error!(%error, "the shim does not start"),
-        }
-        lost
+        self.link = Some(self.launch()?);
+        self.hand_over();
+        Ok(())
     }
 
     /// Ends a connection that cannot go on.
-    pub fn end(&mut self, cookie: u64, local: Endpoint, remote: Endpoint, cause: &str) {
-        let target =
-            Target { cookie, local, remote, namespace: None, processes: &[], cancel: None, rule: cause };
-        self.kill(&target);
+    /// `namespace`: inode of its network namespace, where it is known.
+    pub fn end(
+        &mut self,
+        cookie: u64,
+        (local, remote): (Endpoint, Endpoint),
+        namespace: Option<u64>,
+        cause: &str,
+    ) {
+        self.kill(&Target { cookie, local, remote, namespace, processes: &[], cancel: None, rule: cause });
     }
 
     /// What was decided about a statement of this connection, by its text. `expected`: a rule wants it to have been held,

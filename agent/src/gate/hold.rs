@@ -335,6 +335,8 @@ impl Holder {
             self.questions.tend(&mut self.desk);
             self.speak();
             if let Some(since) = self.orphaned {
+                // Each of them passes from here on, or has something on its way to this process.
+                self.clean();
                 let waits = self.sessions.iter().flatten().any(|session| session.waits());
                 let open = |wanted: fn(LaneRef<'_>) -> bool| {
                     let lanes = (0..self.pool.len()).filter_map(|index| self.lanes.get(index));
@@ -342,13 +344,13 @@ impl Holder {
                 };
                 // Answers that come through here are not cut off.
                 let answers = open(|lane| lane.answers() != 0);
+                let held = open(|lane| lane.client() == 0 && lane.word() < PASSES);
                 let over = if self.desk.closed && !self.drained {
                     !open(|_| true)
                 } else {
-                    !answers && (!waits || since.elapsed() > DRAIN)
+                    !answers && (!waits && !held || since.elapsed() > DRAIN)
                 };
                 if over {
-                    self.clean();
                     return Ok(());
                 }
             }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::gate::{Framing, PASSES, Shared, Tally, act, lane as state};
+use agent_common::gate::{Framing, Shared, Tally, act, lane as state};
 use agent_core::policy::Policies;
 use agent_core::protocol::inline::Act;
 use agent_core::protocol::{Entry, PROTOCOLS};
@@ -105,6 +105,8 @@ pub struct Inline {
     asked: HashSet<u128>,
     /// What a canary would have done, as the shim says.
     would: Vec<Would>,
+    /// Those that were left with their bytes in a shim that has ended were looked for.
+    looked: bool,
     /// What was counted when it was told last.
     pub told: Option<Tally>,
 }
@@ -174,6 +176,7 @@ impl Inline {
             approved: HashMap::new(),
             asked: HashSet::new(),
             would: Vec::new(),
+            looked: false,
             told: None,
         })
     }
@@ -204,6 +207,7 @@ impl Inline {
         self.take_answers(answers);
         self.guard.shared().armed(true);
         self.era += 1;
+        self.looked = false;
         Ok(())
     }
 
@@ -511,7 +515,7 @@ impl Inline {
     /// Cookies of the connections whose bytes were with a shim that is gone.
     pub(super) fn stranded(&self) -> Vec<u64> {
         let lanes = (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
-        let lost = |lane: &LaneRef<'_>| lane.word() & 1 != 0 && lane.word() > 1 || lane.answering() != 0;
+        let lost = |lane: &LaneRef<'_>| lane.is_held() || lane.answering() != 0;
         let held = lanes.filter(|lane| lane.state() == state::OPEN && lost(lane));
         held.map(LaneRef::cookie).collect()
     }
@@ -545,8 +549,7 @@ impl Inline {
         let told = self.tell(&Order::Drain).is_ok();
         let lanes = || (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index));
         let open = || lanes().filter(|lane| lane.state() == state::OPEN);
-        let held = |lane: LaneRef<'_>| lane.word() < PASSES && lane.word() & 1 != 0 && lane.word() > 1;
-        let busy = |lane: LaneRef<'_>| held(lane) || lane.answers() != 0;
+        let busy = |lane: LaneRef<'_>| lane.is_held() || lane.answers() != 0;
         while told && begin.elapsed() < DRAIN && open().any(busy) {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -569,6 +572,23 @@ impl Inline {
     pub(super) fn is_over(&mut self) -> bool {
         self.hear_out(Instant::now());
         self.link.is_none()
+    }
+
+    /// While it is suspended: cookies of the connections that a shim which has ended has left with their bytes in it, once.
+    pub(super) fn left_behind(&mut self) -> Vec<u64> {
+        if self.looked || !self.is_over() && self.is_at_work() {
+            return Vec::new();
+        }
+        self.looked = true;
+        // One may have come in the moment in which all others were let go.
+        for lane in (0..self.guard.lanes().count()).filter_map(|index| self.guard.lanes().get(index)) {
+            if lane.state() == state::OPEN && lane.answers() == 0 {
+                let _ = lane.release(0, true) || lane.set_passes();
+            }
+        }
+        let mut left = self.stranded();
+        left.extend(self.overflowed());
+        left
     }
 
     /// True while the shim shows itself.

@@ -239,7 +239,8 @@ impl LaneRef<'_> {
     /// True where it passes and may be taken back.
     pub fn is_resting(self) -> bool {
         let open = self.state() == state::OPEN && self.client() == 0;
-        open && self.word() >= PASSES && self.late() != late::LEFT
+        // Odd while the kernel side finds that it passes.
+        open && self.word() >= PASSES && self.word() & 1 == 0 && self.late() != late::LEFT
     }
 
     /// Holds what a connection that passes sends from now on, if nothing has come since its word was this one.
@@ -250,7 +251,15 @@ impl LaneRef<'_> {
         self.set_remain(0);
         self.set_forwarded(0);
         let word = word!(AtomicU64, (*self.at).word);
-        since >= PASSES && word.compare_exchange(since, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        since >= PASSES
+            && since & 1 == 0
+            && word.compare_exchange(since, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// True where something of it is held.
+    pub fn is_held(self) -> bool {
+        let word = self.word();
+        word < PASSES && word & 1 != 0 && word > 1
     }
 
     /// Lets a connection pass for good, if nothing of it is held.

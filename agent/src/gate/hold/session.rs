@@ -323,7 +323,7 @@ impl Session {
                 Step::Astray => self.astray = true,
             }
         }
-        self.let_go(lane);
+        self.let_go(lane, desk.draining);
         Turn::Done
     }
 
@@ -377,8 +377,8 @@ impl Session {
         desk.tell(News::Blind { cookie: self.cookie, cause: cause.into() });
     }
 
-    /// Opens the fast way again where all that came is dealt with.
-    fn let_go(&mut self, lane: LaneRef<'_>) {
+    /// Opens the fast way again where all that came is dealt with, for good where `passes`.
+    fn let_go(&mut self, lane: LaneRef<'_>, passes: bool) {
         if self.waiting().is_empty() && self.out.is_empty() && self.taken > 0 {
             if self.client {
                 lane.set_late(if self.reader.begun() { late::READ } else { late::NO });
@@ -398,7 +398,7 @@ impl Session {
             if self.blind {
                 lane.set_late(late::LEFT);
             }
-            if fits && lane.release(self.taken, self.blind || self.astray) {
+            if fits && lane.release(self.taken, passes || self.blind || self.astray) {
                 self.taken = 0;
                 self.forwarded = 0;
                 self.pass = 0;

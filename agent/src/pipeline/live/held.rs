@@ -143,9 +143,6 @@ impl Driver {
     /// Reads what the shim tells.
     pub(super) fn tend_gate(&mut self, pipeline: &mut Pipeline) {
         let Some(gate) = &mut self.gate else { return };
-        if gate.inline.is_none() && gate.approvals.is_none() {
-            return;
-        }
         let stranded = gate.tend();
         let now = self.live.now();
         self.obey(now, pipeline);
@@ -425,24 +422,28 @@ impl Driver {
 
     /// Bytes of this connection are lost in the gate: it cannot go on.
     fn end_held(&mut self, server: u64, cause: &'static str, now: Nanos, pipeline: &mut Pipeline) {
-        let Some((&cookie, tap)) = self.taps.iter_mut().find(|(_, tap)| tap.server == Some(server)) else {
-            if self.unix.shut(server, cause, now, pipeline) {
-                return;
-            }
-            tracing::error!(
-                cookie = server,
-                cause,
-                "a connection whose bytes were lost in the gate is not known"
-            );
-            return;
-        };
-        let (local, remote) = tap.ends;
-        tap.flow.tell(now, pipeline, EventKind::Loss, |event| {
+        let write = |event: &mut Event| {
             event.error_type = cause.into();
             event.statement_complete = false;
-        });
+        };
+        let (cookie, ends, namespace) =
+            if let Some((&cookie, tap)) = self.taps.iter_mut().find(|(_, tap)| tap.server == Some(server)) {
+                tap.flow.tell(now, pipeline, EventKind::Loss, write);
+                (cookie, tap.ends, None)
+            } else if self.unix.shut(server, cause, now, pipeline) {
+                return;
+            } else {
+                // Capture may not have seen it yet, or have missed it. It is ended all the same.
+                self.resolver.sockets().look_again();
+                let Some(owner) = self.resolver.sockets().of_cookie(server) else {
+                    tracing::debug!(cookie = server, cause, "a connection that has lost bytes is gone");
+                    return;
+                };
+                pipeline.note(EventKind::Loss, now, write);
+                (server, (owner.entry.local, owner.entry.remote), Some(owner.namespace))
+            };
         if let Some(gate) = &mut self.gate {
-            gate.end(cookie, local, remote, cause);
+            gate.end(cookie, ends, namespace, cause);
         }
     }
 }
