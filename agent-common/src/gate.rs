@@ -148,6 +148,10 @@ pub struct Lane {
     /// When it was enrolled, or when the shim got the first of what it has: nanoseconds of `CLOCK_MONOTONIC`. The kernel
     /// side's.
     pub since: u64,
+    /// Who sent last on a socket of a client's: process in the upper half, thread in the lower. The kernel side's.
+    pub sender: u64,
+    /// When: nanoseconds of `CLOCK_MONOTONIC`. The kernel side's.
+    pub sent: u64,
 }
 
 /// How long what follows a connection's first message has to come again, at most, while the server has not read that one;
@@ -230,7 +234,7 @@ pub struct Tally {
 const _: () = {
     assert!(size_of::<Framing>() == 264);
     assert!(size_of::<Shared>() == 48);
-    assert!(size_of::<Lane>() == 88);
+    assert!(size_of::<Lane>() == 104);
     assert!(size_of::<Remote>() == 20);
     assert!(size_of::<Known>() == 16);
     assert!(size_of::<Name>() == 16);

@@ -5,6 +5,7 @@
 
 pub mod gate; // what gate and kernel share
 pub mod parse; // what the gate asks before a server parses
+pub mod plain; // what processes write into TLS sessions, for the gate
 #[expect(
     clippy::inline_always,
     reason = "the verifier follows what is inlined, and calls cost the kernel side"
@@ -516,6 +517,7 @@ const _: () = {
 mod user {
     use super::gate::{Framing, Known, Lane, Name, Remote, Shared, Tally};
     use super::parse::{Asked, Parsed};
+    use super::plain::{Plain, Written};
     use super::{Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket};
 
     macro_rules! pod {
@@ -527,4 +529,5 @@ mod user {
     pod!(Counters, Lost, Socket, TlsKey, TlsMode, TlsState, UnixSocket);
     pod!(Framing, Known, Lane, Name, Remote, Shared, Tally);
     pod!(Asked, Parsed);
+    pod!(Plain, Written);
 }

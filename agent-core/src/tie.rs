@@ -11,9 +11,11 @@
 use std::collections::{HashMap, VecDeque};
 
 mod certificate; // a client's handshake -> its certificate's subject
+mod follow; // the same, once they are known to belong together
 mod framer; // segments -> records
 
 pub use certificate::Flight;
+pub use follow::Follow;
 pub use framer::{APPLICATION_DATA, Framer, Header, begins_with_records};
 
 /// Longest plaintext of one record (RFC 8446, 5.1).
@@ -371,14 +373,14 @@ fn in_order(writes: &Writes, records: &[(u64, u16)]) -> Option<Fit> {
     let since: Vec<u16> = records.iter().filter(|(at, _)| *at > writes.begun).map(|(_, n)| *n).collect();
     (0..=HANDSHAKE_MAX).find_map(|before| {
         let own = since.get(before..).filter(|own| !own.is_empty())?;
-        let fit = aligned(writes, own)?;
+        let fit = aligned(&writes.expected, own)?;
         (before == 0 || own.len() >= IN_A_ROW).then_some(fit)
     })
 }
 
 /// The same, if these records are the session's first writes.
-fn aligned(writes: &Writes, records: &[u16]) -> Option<Fit> {
-    let mut expected = writes.expected.iter();
+fn aligned<'a>(writes: impl IntoIterator<Item = &'a u32>, records: &[u16]) -> Option<Fit> {
+    let mut expected = writes.into_iter();
     let mut fit: Option<Fit> = None;
     for record in records {
         let left = match fit.map_or(0, |fit| fit.left) {

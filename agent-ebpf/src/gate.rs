@@ -25,7 +25,7 @@ use aya_ebpf::{
     },
     btf_maps::SkStorage,
     helpers::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns,
         generated::{bpf_loop, bpf_sk_storage_get, bpf_skb_load_bytes},
     },
     macros::{btf_map, map, sk_msg, sock_ops, stream_verdict},
@@ -718,6 +718,13 @@ pub fn weir_answer(ctx: SkMsgContext) -> u32 {
     if answers == 0 {
         // Not `SK_PASS`: after a send that was cut short the next one would pass unseen.
         return ANSWERED.redirect_msg(&ctx, &mut cookie, 0) as u32;
+    }
+    // SAFETY: checked above; helpers without preconditions.
+    unsafe {
+        if (*lane).client != 0 {
+            write_volatile(&raw mut (*lane).sender, bpf_get_current_pid_tgid());
+            write_volatile(&raw mut (*lane).sent, bpf_ktime_get_ns());
+        }
     }
     let mut place = u64::from(index) | TO_SHIM;
     let verdict = SHIMS.redirect_msg(&ctx, &mut place, 0) as u32;

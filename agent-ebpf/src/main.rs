@@ -7,6 +7,7 @@
 mod go; // uprobes: the same of Go's own TLS
 mod maps; // what is shared with the agent
 mod packet; // cgroup_skb: segments of TCP sockets -> payload records
+mod plain; // uprobes: what clients of enrolled servers elsewhere write -> the shim
 mod process; // sched tracepoints: programs and processes -> lifecycle records
 mod socket; // sock_ops, connect: connections -> lifecycle records
 mod tls; // uprobes: plaintext of TLS sessions -> records

@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 
 use crate::maps::{EVENTS, count, global, send, wake};
+use crate::plain;
 
 // Set by the agent before load: from tracefs' format files, and from BTF (0: unknown, then it is left out).
 #[unsafe(no_mangle)]
@@ -134,6 +135,7 @@ pub fn weir_exit(_ctx: TracePointContext) -> u32 {
         // SAFETY: no preconditions.
         let time = unsafe { bpf_ktime_get_boot_ns() };
         send(Exit { kind: kind::EXIT, pid: id as u32, time }, false);
+        plain::exits(id as u32);
     }
     0
 }

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 
 use crate::maps::{SOCKETS, send};
+use crate::plain;
 
 const AF_INET6: u32 = 10;
 const SOCK_STREAM: u32 = 1;
@@ -88,17 +89,17 @@ fn close(ctx: &SockOpsContext) {
 /// A process connects over IPv4.
 #[cgroup_sock_addr(connect4)]
 pub fn weir_connect4(ctx: SockAddrContext) -> i32 {
-    connect(&ctx)
+    connect::<false>(&ctx)
 }
 
 /// A process connects over IPv6.
 #[cgroup_sock_addr(connect6)]
 pub fn weir_connect6(ctx: SockAddrContext) -> i32 {
-    connect(&ctx)
+    connect::<true>(&ctx)
 }
 
 #[inline(always)]
-fn connect(ctx: &SockAddrContext) -> i32 {
+fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     // SAFETY: context fields and helpers, as the verifier checks.
     let (stream, cookie, time, cgroup) = unsafe {
         (
@@ -109,6 +110,7 @@ fn connect(ctx: &SockAddrContext) -> i32 {
         )
     };
     if stream {
+        plain::connects::<V6>(ctx);
         let id = bpf_get_current_pid_tgid();
         let record = Connect {
             kind: kind::CONNECT,

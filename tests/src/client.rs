@@ -18,27 +18,29 @@ pub struct Route<'a> {
     pub namespace: Option<&'a NetNs>,
     /// Whether they insist on TLS; otherwise they do without.
     pub tls: bool,
+    /// The port, where it is not the server's.
+    pub port: Option<u16>,
 }
 
 impl<'a> Route<'a> {
     /// Over IPv4 loopback.
     pub fn loopback4() -> Self {
-        Self { host: "127.0.0.1".into(), namespace: None, tls: false }
+        Self { host: "127.0.0.1".into(), namespace: None, tls: false, port: None }
     }
 
     /// Over IPv6 loopback.
     pub fn loopback6() -> Self {
-        Self { host: "::1".into(), namespace: None, tls: false }
+        Self { host: "::1".into(), namespace: None, tls: false, port: None }
     }
 
     /// From another network namespace, IPv4.
     pub fn veth4(ns: &'a NetNs) -> Self {
-        Self { host: ns.host4.clone(), namespace: Some(ns), tls: false }
+        Self { host: ns.host4.clone(), namespace: Some(ns), tls: false, port: None }
     }
 
     /// From another network namespace, IPv6.
     pub fn veth6(ns: &'a NetNs) -> Self {
-        Self { host: ns.host6.clone(), namespace: Some(ns), tls: false }
+        Self { host: ns.host6.clone(), namespace: Some(ns), tls: false, port: None }
     }
 
     /// The same over TLS.
@@ -47,9 +49,20 @@ impl<'a> Route<'a> {
         Self { tls: true, ..self }
     }
 
+    /// The same by another port, where something stands before the server.
+    #[must_use]
+    pub fn at(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
+    }
+
     /// Over the server's Unix socket.
     pub fn unix(server: &Postgres) -> Self {
-        Self { host: server.socket_directory().to_string_lossy().into_owned(), namespace: None, tls: false }
+        Self {
+            host: server.socket_directory().to_string_lossy().into_owned(),
+            namespace: None,
+            tls: false,
+            port: None,
+        }
     }
 
     /// Aims a command at the server by this route.
@@ -57,6 +70,9 @@ impl<'a> Route<'a> {
         command.env("PGHOST", &self.host);
         if self.tls {
             command.env("PGSSLMODE", "require");
+        }
+        if let Some(port) = self.port {
+            command.env("PGPORT", port.to_string());
         }
         self.namespace.map_or(command_of(&command), |ns| ns.inside(&command))
     }

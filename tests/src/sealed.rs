@@ -1,4 +1,4 @@
-//! A stand-in for a PostgreSQL that makes its TLS with rustls: what passes there, only the other end can tell.
+//! TLS by rustls at the server's end: what passes there, only the other end can tell.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -34,8 +34,7 @@ impl Certificate {
     }
 }
 
-/// Listens on a free port and answers every query of every connection with one row, until the process ends.
-pub fn serve(certificate: &Certificate) -> Result<u16> {
+fn configured(certificate: &Certificate) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -44,7 +43,50 @@ pub fn serve(certificate: &Certificate) -> Result<u16> {
             vec![CertificateDer::from_pem_file(&certificate.certificate)?],
             PrivateKeyDer::from_pem_file(&certificate.key)?,
         )?;
-    let config = Arc::new(config);
+    Ok(Arc::new(config))
+}
+
+/// Listens on a free port, takes the TLS off and hands on what is in it to a PostgreSQL here, until the process ends.
+pub fn unwrap(certificate: &Certificate, server: u16) -> Result<u16> {
+    let acceptor = tokio_rustls::TlsAcceptor::from(configured(certificate)?);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let port = listener.local_addr()?.port();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::spawn(move || {
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(pass(stream, acceptor.clone(), server));
+            }
+            #[expect(unreachable_code, reason = "it says what the block's errors are")]
+            Ok::<(), std::io::Error>(())
+        })
+    });
+    Ok(port)
+}
+
+async fn pass(
+    mut stream: tokio::net::TcpStream,
+    acceptor: tokio_rustls::TlsAcceptor,
+    server: u16,
+) -> std::io::Result<()> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    stream.set_nodelay(true)?;
+    // A request for TLS, and for nothing else.
+    stream.read_exact(&mut [0; 8]).await?;
+    stream.write_all(b"S").await?;
+    let mut near = acceptor.accept(stream).await?;
+    let mut far = tokio::net::TcpStream::connect(("127.0.0.1", server)).await?;
+    far.set_nodelay(true)?;
+    tokio::io::copy_bidirectional(&mut near, &mut far).await.map(drop)
+}
+
+/// A stand-in for a PostgreSQL: listens on a free port and answers every query of every connection with one row, until the
+/// process ends.
+pub fn serve(certificate: &Certificate) -> Result<u16> {
+    let config = configured(certificate)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     thread::spawn(move || {

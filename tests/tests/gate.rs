@@ -87,7 +87,7 @@ fn a_session_in_another_namespace_or_on_a_link_is_killed() -> Result<()> {
     let routes = [
         Route::veth4(&namespace),
         Route::veth6(&namespace),
-        Route { host: link, namespace: Some(&namespace), tls: false },
+        Route { host: link, namespace: Some(&namespace), tls: false, port: None },
     ];
     for (number, route) in routes.iter().enumerate() {
         // The session ends with an error of its own, which is what is wanted.

@@ -1,10 +1,12 @@
 //! Loads and attaches the kernel programs; hands out their records in order and sets what they copy.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_common::gate::Remote;
 use agent_common::{
     Close, Connect, Counters, Exec, Exit, Fork, Lost, Open, Packet, Socket, Tls, TlsEnd, TlsKey, TlsMode,
     TlsState, UnixData, UnixOpen, UnixSocket, kind,
@@ -147,7 +149,15 @@ pub struct Live {
     pub(super) ebpf: Ebpf,
     /// All maps, for programs that are loaded later.
     maps: Vec<(String, OwnedFd)>,
+    /// The shim wants to know what these processes' TLS sessions carry: those that ask servers elsewhere.
+    clients: bool,
 }
+
+/// What the shim reads the plaintext of TLS sessions from: the maps `PLAIN` and `WRITTEN`.
+pub type Plaintext = [OwnedFd; 2];
+
+/// Bytes of the ring `PLAIN` where somebody reads it.
+const PLAIN_RING: u32 = 1 << 24;
 
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or beside v1 (hybrid).
 pub fn cgroup2() -> Result<PathBuf, CaptureError> {
@@ -229,8 +239,9 @@ fn fsbase(offset: &impl Fn(&str, &str) -> u32) -> u32 {
 }
 
 impl Live {
-    /// Loads and attaches everything. `ring_bytes`: a power of two, at least a page.
-    pub fn attach(ring_bytes: u32) -> Result<(Records, Self), CaptureError> {
+    /// Loads and attaches everything. `ring_bytes`: a power of two, at least a page. `servers`: servers elsewhere whose
+    /// clients' plaintext the gate wants to have before it is encrypted.
+    pub fn attach(ring_bytes: u32, servers: &[SocketAddr]) -> Result<(Records, Self), CaptureError> {
         provide_tracefs();
         let globals = globals();
         // A quarter full wakes the reader: three quarters remain for what comes until it runs.
@@ -243,6 +254,9 @@ impl Live {
         let crowded = [8 * part, 12 * part, 15 * part];
         loader.override_global("CROWDED", &crowded, true);
         loader.override_global("WATERMARK", &watermark, true).map_max_entries("EVENTS", ring_bytes);
+        if !servers.is_empty() {
+            loader.map_max_entries("PLAIN", PLAIN_RING);
+        }
         let mut ebpf = loader.load(OBJECT)?;
         let path = cgroup2()?;
         let root = File::open(&path).map_err(|source| CaptureError::Open { path, source })?;
@@ -285,6 +299,10 @@ impl Live {
         }
         let maps = ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), descriptor(map)?))).collect();
         let mut map = |name| ebpf.take_map(name).ok_or(CaptureError::Missing(name));
+        let mut known: HashMap<_, Remote, u32> = HashMap::try_from(map("SERVERS")?)?;
+        for server in servers {
+            known.insert(crate::gate::guard::remote(*server), 1, 0)?;
+        }
         let ring = RingBuf::try_from(map("EVENTS")?)?;
         // SAFETY: the descriptor is the ring's own, and open for as long as this.
         let fill = Fill::new(unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) });
@@ -299,16 +317,25 @@ impl Live {
             tls_modes: HashMap::try_from(map("TLS_MODES")?)?,
             ebpf,
             maps,
+            clients: !servers.is_empty(),
         };
         Ok((records, live))
     }
 
-    /// Loads the programs that are put on calls of TLS libraries.
-    pub fn load_tls(&mut self) -> Result<Programs, CaptureError> {
-        let maps = std::mem::take(&mut self.maps);
-        match programs::shared(OBJECT, &maps) {
-            Ok(programs) => return Ok(programs),
+    /// Loads the programs that are put on calls of TLS libraries. Gives what the shim reads, where it wants to.
+    pub fn load_tls(&mut self) -> Result<(Programs, Option<Plaintext>), CaptureError> {
+        let mut maps = std::mem::take(&mut self.maps);
+        match programs::shared(OBJECT, &maps, self.clients) {
+            Ok(programs) => {
+                let mut take =
+                    |name| maps.extract_if(.., |(known, _)| known == name).next().map(|(_, fd)| fd);
+                let plain = take("PLAIN").zip(take("WRITTEN")).filter(|_| self.clients);
+                return Ok((programs, plain.map(Plaintext::from)));
+            }
             Err(error) => tracing::info!(%error, "each probe on a TLS library is a perf event of its own"),
+        }
+        if self.clients {
+            tracing::warn!("TLS to servers elsewhere is not held: that needs Linux 6.6");
         }
         let mut loaded = std::collections::HashMap::new();
         for programs::Kind { program: name, .. } in programs::KINDS {
@@ -319,7 +346,7 @@ impl Live {
             let fd = fd.as_fd().try_clone_to_owned().map_err(|source| refused(source.into()))?;
             loaded.insert(name, fd);
         }
-        Ok(Programs::Alone(loaded))
+        Ok((Programs::Alone(loaded), None))
     }
 
     /// Says what to copy of a TLS session.

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use find::{Finder, Found, Inode};
 use library::{Library, Point};
 use mapped::Watch;
-use programs::{Programs, SHARED, kind};
+use programs::{GATE, Programs, SHARED, kind};
 
 /// Threads that take off probes at the end. Each waits for the kernel, which lets many go at once.
 const LETTING_GO: usize = 64;
@@ -156,10 +156,14 @@ impl Probes {
     fn probe(&self, file: &File, points: &[Point]) -> io::Result<Vec<OwnedFd>> {
         match &self.programs {
             Programs::Shared(programs) => {
-                let links = SHARED.iter().filter_map(|name| {
+                let links = SHARED.iter().chain(&GATE).filter_map(|name| {
                     let ours = points.iter().filter_map(|point| {
                         let kind = kind(point.program)?;
-                        (kind.shared == *name).then_some((point.offset, kind.cookie, kind.returns))
+                        (kind.shared == *name || kind.gate == Some(*name)).then_some((
+                            point.offset,
+                            kind.cookie,
+                            kind.returns,
+                        ))
                     });
                     let (offsets, cookies, returns) = split(ours)?;
                     Some(multi::probe(file, &offsets, &cookies, returns, programs.get(name)?))

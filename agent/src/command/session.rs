@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
-use crate::capture::live::Live;
+use crate::capture::live::{Live, Plaintext};
 use crate::capture::tls::Search;
 use crate::gate::Gate;
 use crate::pipeline::Pipeline;
@@ -46,7 +46,7 @@ pub struct Taps {
 pub fn capture(
     ring_bytes: u32,
     taps: Taps,
-    gate: Option<Gate>,
+    mut gate: Option<Gate>,
     pipeline: &mut Pipeline,
     stop: &AtomicBool,
     mut each: impl FnMut(&mut Pipeline) -> bool,
@@ -55,8 +55,14 @@ pub fn capture(
     crate::privileges::keep(&crate::privileges::CAPTURE).context("cannot drop privileges")?;
     crate::privileges::no_dumps().context("cannot forbid core dumps")?;
     crate::identify::redact::prepare();
-    let (records, mut live) = Live::attach(ring_bytes)?;
-    let search = if taps.tls { search(&mut live) } else { None };
+    let held = gate.as_ref().map(|gate| &gate.settings).filter(|settings| settings.tls && taps.tls);
+    let servers: Vec<_> =
+        held.map(|s| s.remote.iter().map(|(server, _)| *server).collect()).unwrap_or_default();
+    let (records, mut live) = Live::attach(ring_bytes, &servers)?;
+    let (search, plaintext) = if taps.tls { search(&mut live) } else { (None, None) };
+    if let Some(gate) = &mut gate {
+        gate.settings.plaintext = plaintext.map(Arc::new);
+    }
     let mut driver = Driver::new((records, live), gate, taps.ports, taps.unix, search);
     driver.look_after_unix(pipeline);
     driver.look_after_gate(pipeline);
@@ -69,10 +75,10 @@ pub fn capture(
 }
 
 /// Begins to look for TLS libraries. Without their plaintext everything else still works, and what is blind is told.
-fn search(live: &mut Live) -> Option<Search> {
-    let begun = live
-        .load_tls()
-        .map_err(anyhow::Error::from)
-        .and_then(|programs| Search::start(programs).context("cannot look for TLS libraries"));
-    begun.inspect_err(|error| tracing::warn!(%error, "plaintext of TLS is not read")).ok()
+fn search(live: &mut Live) -> (Option<Search>, Option<Plaintext>) {
+    let begun = live.load_tls().map_err(anyhow::Error::from).and_then(|(programs, plaintext)| {
+        let search = Search::start(programs).context("cannot look for TLS libraries")?;
+        Ok((Some(search), plaintext))
+    });
+    begun.inspect_err(|error| tracing::warn!(%error, "plaintext of TLS is not read")).unwrap_or_default()
 }

@@ -115,6 +115,20 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
     Some(data.fd().as_fd())
 }
 
+/// A server's address as the kernel side has it.
+pub fn remote(server: SocketAddr) -> Remote {
+    let mut remote = Remote { port: server.port().into(), ..Remote::default() };
+    match server.ip().to_canonical() {
+        IpAddr::V4(address) => remote.address[0] = u32::from_ne_bytes(address.octets()),
+        IpAddr::V6(address) => {
+            for (word, bytes) in remote.address.iter_mut().zip(address.octets().chunks_exact(4)) {
+                *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+        }
+    }
+    remote
+}
+
 impl Guard {
     /// Loads and attaches everything; nothing is enrolled before [`Guard::arm`] and [`Guard::enrol_port`].
     /// `tls`: servers' parsers are probed, for what cannot be read on its way.
@@ -254,16 +268,7 @@ impl Guard {
 
     /// From now on connections of processes here to this server elsewhere are enrolled.
     pub fn enrol_remote(&mut self, server: SocketAddr, framing: u32) {
-        let mut remote = Remote { port: server.port().into(), ..Remote::default() };
-        match server.ip().to_canonical() {
-            IpAddr::V4(address) => remote.address[0] = u32::from_ne_bytes(address.octets()),
-            IpAddr::V6(address) => {
-                for (word, bytes) in remote.address.iter_mut().zip(address.octets().chunks_exact(4)) {
-                    *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                }
-            }
-        }
-        if let Err(error) = self.remotes.insert(remote, framing, 0) {
+        if let Err(error) = self.remotes.insert(remote(server), framing, 0) {
             tracing::warn!(%error, %server, "the gate cannot watch connections to this server");
         }
     }

@@ -24,6 +24,7 @@ use super::message::{self, now_ns};
 use super::talk::{News, Order, Who};
 use crate::pipeline::record::Ids;
 
+mod plain; // what clients write into TLS sessions
 mod pool; // the shim's sockets
 mod session; // one connection: bytes in, bytes and decisions out
 mod statements; // of a held message -> how they are told
@@ -31,6 +32,7 @@ mod answers; // what its server sends: bytes in, masked bytes out
 mod asked; // texts that servers are about to parse: answers
 
 use asked::{Questions, Unseen};
+use plain::Plaintexts;
 use pool::Pool;
 use session::{Session, Turn};
 
@@ -69,6 +71,8 @@ pub(super) struct Desk {
     pub(super) ids: Ids,
     pub(super) catalog: Arc<Catalog>,
     pub(super) closed: bool,
+    /// Where clients' plaintext can be had.
+    plain: Option<Plaintexts>,
     unseen: Unseen,
 }
 
@@ -187,6 +191,10 @@ impl Holder {
     pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>, closed: bool, answers: bool) -> anyhow::Result<Self> {
         let run = std::process::id().wrapping_mul(0x9e37_79b9) ^ now_ns() as u32;
         let mut parts: Vec<Option<OwnedFd>> = parts.into_iter().map(Some).collect();
+        let plain = match parts.split_off(Part::ALL.len().min(parts.len())).as_mut_slice() {
+            [ring, written] => ring.take().zip(written.take()),
+            _ => None,
+        };
         anyhow::ensure!(parts.len() == Part::ALL.len(), "the agent sent {} maps", parts.len());
         let mut take = |part: Part| {
             parts
@@ -247,6 +255,7 @@ impl Holder {
                 ids: Ids::new(run),
                 catalog: Arc::default(),
                 closed,
+                plain: plain.map(|(ring, written)| Plaintexts::new(ring, written)).transpose()?,
                 unseen,
             },
             questions,
@@ -309,6 +318,9 @@ impl Holder {
                 beaten = now;
                 self.shared.beat(now_ns());
                 self.clean();
+                if let Some(plain) = &mut self.desk.plain {
+                    plain.drain();
+                }
                 self.grow()?;
             }
             let next = self.later.peek().map_or(BEAT, |Later(at, _)| at.0.saturating_duration_since(now));

@@ -21,7 +21,7 @@ use super::lanes::LaneRef;
 use super::message::{self, Request, now_ns};
 use super::parse::Parsers;
 use super::talk::{Approval, Decision, News, Order, Told, Who, Would, digest};
-use crate::capture::live::CaptureError;
+use crate::capture::live::{CaptureError, Plaintext};
 
 /// A shim that has not shown itself for so long is not there.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -53,6 +53,8 @@ pub struct Settings {
     pub remote: Vec<(SocketAddr, String)>,
     /// Declared columns.
     pub catalog: Arc<Catalog>,
+    /// What clients of servers elsewhere write into TLS sessions, where that can be had.
+    pub plaintext: Option<Arc<Plaintext>>,
 }
 
 impl Default for Settings {
@@ -65,6 +67,7 @@ impl Default for Settings {
             ports: Vec::new(),
             remote: Vec::new(),
             catalog: Arc::default(),
+            plaintext: None,
         }
     }
 }
@@ -81,6 +84,8 @@ pub struct Inline {
     since: Instant,
     policies: Arc<Policies>,
     catalog: Arc<Catalog>,
+    /// See [`Settings::plaintext`].
+    plaintext: Option<Arc<Plaintext>>,
     generation: u32,
     /// Which framing, and whether answers go through the shim.
     ports: HashMap<u16, (&'static Entry, bool)>,
@@ -158,6 +163,7 @@ impl Inline {
             since: Instant::now(),
             policies: Arc::clone(policies),
             catalog: Arc::clone(&settings.catalog),
+            plaintext: settings.plaintext.clone(),
             generation: 1,
             ports: HashMap::new(),
             only: settings.ports.clone(),
@@ -184,7 +190,9 @@ impl Inline {
     /// Gives a shim that has just started what it needs.
     pub(super) fn hand_over(&mut self, shim: BorrowedFd<'_>) -> io::Result<()> {
         let (own, its) = message::pair()?;
-        let fds: Vec<RawFd> = std::iter::once(its.as_raw_fd()).chain(self.guard.parts()).collect();
+        let plaintext = self.plaintext.iter().flat_map(|both| both.iter().map(AsRawFd::as_raw_fd));
+        let fds: Vec<RawFd> =
+            std::iter::once(its.as_raw_fd()).chain(self.guard.parts()).chain(plaintext).collect();
         let answers = self.wants_answers();
         message::send_all(shim, &Request::Hold { closed: self.closed, answers }, &fds)?;
         self.link = Some(own);
@@ -482,6 +490,11 @@ impl Inline {
             decision.approval = Some(approval.clone());
         }
         Some(decision)
+    }
+
+    /// Decisions that no statement of this connection has claimed, and none will.
+    pub fn unclaimed_of(&mut self, cookie: u64) -> impl Iterator<Item = Decision> + use<> {
+        self.decisions.remove(&cookie).into_iter().flatten().map(|(_, decision)| decision)
     }
 
     /// Decisions that no statement has claimed for long.

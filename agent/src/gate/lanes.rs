@@ -204,6 +204,10 @@ impl LaneRef<'_> {
         answers set_answers answers: AtomicU32 = u32;
         /// See [`Lane::client`].
         client set_client client: AtomicU32 = u32;
+        /// See [`Lane::sender`].
+        sender set_sender sender: AtomicU64 = u64;
+        /// See [`Lane::sent`].
+        sent set_sent sent: AtomicU64 = u64;
         /// See [`Lane::answering`].
         answering set_answering answering: AtomicU32 = u32;
     }

@@ -114,6 +114,22 @@ pub enum News {
         /// Why.
         cause: String,
     },
+    /// Which TLS session's plaintext a connection's is.
+    Unsealed {
+        /// Cookie of the client's socket.
+        cookie: u64,
+        /// Address of the library's object.
+        object: u64,
+        /// The process.
+        pid: u32,
+    },
+    /// Nothing more of a connection goes to its server: it is to be ended.
+    Ended {
+        /// Cookie of the client's socket.
+        cookie: u64,
+        /// The rule that wants it; empty where what it says cannot be judged.
+        rule: String,
+    },
     /// New connections' answers may go through the shim from now on.
     Answers,
     /// Decisions were not told because the agent did not listen.
@@ -141,8 +157,10 @@ pub struct Decision {
     pub disposition: Told,
     /// Nanoseconds that it was held.
     pub held_ns: u64,
-    /// What was asked for, without literals, where the agent sees only what was put in its place; else empty.
+    /// What was asked for, without literals.
     pub shown: String,
+    /// The agent sees only what was put in its place.
+    pub replaced: bool,
     /// Who decided, where somebody was asked. The agent knows that.
     #[serde(skip)]
     pub approval: Option<Approval>,

@@ -53,6 +53,8 @@ pub struct Driver {
     by_ends: FastMap<(Endpoint, Endpoint), u64>,
     /// Sockets of no interest: the other ends of tapped ones, and what is no database.
     left_alone: FastSet<u64>,
+    /// Ends of the shim's connections with itself, until their other ends show.
+    own: FastSet<(Endpoint, Endpoint)>,
     unix: UnixTaps,
     modes: Vec<(u64, Socket)>,
     counted: Counters,
@@ -195,6 +197,7 @@ impl Driver {
             by_start: FastMap::new(),
             by_ends: FastMap::new(),
             left_alone: FastSet::new(),
+            own: FastSet::new(),
             unix: UnixTaps::new(unix),
             modes: Vec::new(),
             counted: Counters::default(),
@@ -296,6 +299,9 @@ impl Driver {
                 self.close(close.cookie, time, pipeline);
             }
             Record::Connect(connect) => {
+                if self.gate.as_ref().is_some_and(|gate| gate.shim_pid() == Some(connect.pid)) {
+                    self.leave_alone(connect.cookie);
+                }
                 self.resolver.processes.connect(connect.cookie, connect.pid);
             }
             Record::UnixOpen(open, name) => {
@@ -344,6 +350,21 @@ impl Driver {
         let start =
             if active { (open.send_next, open.receive_next) } else { (open.receive_next, open.send_next) };
         let ends = ends(&open.tuple);
+        if active && self.left_alone.contains(&open.cookie) {
+            // What the shim's connections with itself carry is somebody else's, sent in his name.
+            match self.other_end(start, ends) {
+                Some(other) => {
+                    self.close(other, time, pipeline);
+                    self.leave_alone(other);
+                }
+                None => drop(self.own.insert(ends)),
+            }
+            return;
+        }
+        if !active && self.own.remove(&(ends.1, ends.0)) {
+            self.leave_alone(open.cookie);
+            return;
+        }
         let (mut peer_here, mut accepted, mut server) = (false, None, (!active).then_some(open.cookie));
         if let Some(first) = self.other_end(start, ends)
             && first != open.cookie
@@ -577,7 +598,7 @@ impl Driver {
         }
         tap.flow.close(time, pipeline, &mut host);
         if let (Some(gate), Some(server)) = (&mut self.gate, tap.server) {
-            held::closed(gate, server);
+            held::closed(gate, server, &mut tap.flow, time, pipeline);
         }
         if plain {
             let [sent, received] = self.live.lost_of(cookie).bytes;

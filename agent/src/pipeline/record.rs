@@ -211,7 +211,7 @@ pub(super) fn held(event: &mut Event, decision: Option<&Decision>) {
         event.event_id = decision.id;
     }
     if let Some(decision) = decision
-        && !decision.shown.is_empty()
+        && decision.replaced
         && let Some(entry) = PROTOCOLS.iter().find(|entry| *entry.name == *event.db_system_name)
     {
         let meant = analyze(entry.dialect, decision.shown.as_bytes());

@@ -115,7 +115,7 @@ fn host_processes() -> Answer {
 }
 
 fn capture() -> Answer {
-    match Live::attach(RING) {
+    match Live::attach(RING, &[]) {
         Ok(_detached_at_once) => Answer::ok("loaded, verified and attached"),
         Err(error) => {
             let mut innermost: &dyn std::error::Error = &error;

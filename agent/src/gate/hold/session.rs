@@ -29,6 +29,7 @@ use super::{Class, Desk};
 mod canary; // what rules that only watch would have done
 mod judged; // what the rules say of a message
 mod parsed; // the same, read in the server's parser
+mod sealed; // the same over TLS, read in the client's process
 
 use judged::may_be_known;
 
@@ -107,6 +108,8 @@ pub(super) struct Session {
     reading: bool,
     /// Its server is elsewhere: all that the client sends comes through here.
     client: bool,
+    /// The same over TLS: what is in `buffer` is its plaintext.
+    sealed: Option<Box<sealed::Sealed>>,
     /// The message that stands first is not all here.
     short: bool,
     /// When bytes came last.
@@ -150,6 +153,7 @@ impl Session {
             greeting: false,
             reading: true,
             client: false,
+            sealed: None,
             short: false,
             last: Instant::now(),
         }
@@ -161,7 +165,7 @@ impl Session {
 
     /// True where more waits than may. It cannot go on.
     pub(super) fn is_full(&self, most: u64) -> bool {
-        self.client && self.waiting().len() as u64 > most
+        self.client && self.unsent() as u64 > most
     }
 
     /// Bytes have come.
@@ -178,12 +182,25 @@ impl Session {
             self.forwarded = 0;
         }
         self.last = Instant::now();
+        if let Some(sealed) = &mut self.sealed {
+            return sealed.take(bytes);
+        }
         self.taken += bytes.len() as u64;
         self.buffer.extend_from_slice(bytes);
     }
 
     fn waiting(&self) -> &[u8] {
         &self.buffer[self.start..]
+    }
+
+    /// Bytes that have come and have not gone on.
+    fn unsent(&self) -> usize {
+        self.sealed.as_ref().map_or(self.waiting().len(), |sealed| sealed.waiting())
+    }
+
+    /// Sends the first bytes that wait to the server, see [`forward`]. Plaintext goes nowhere: its ciphertext does.
+    fn forward(&self, socket: &OwnedFd, count: usize) -> Option<usize> {
+        if self.sealed.is_some() { Some(count) } else { forward(socket, &self.waiting()[..count]) }
     }
 
     /// These many bytes are dealt with.
@@ -232,7 +249,13 @@ impl Session {
     }
 
     fn deal(&mut self, lane: LaneRef<'_>, socket: &OwnedFd, desk: &mut Desk) -> Turn {
+        if let Some(turn) = self.unseal(lane, socket, desk) {
+            return turn;
+        }
         loop {
+            if self.sealed.as_ref().is_some_and(|sealed| sealed.is_doomed()) {
+                return Turn::Done;
+            }
             while !self.out.is_empty() {
                 match forward(socket, &self.out) {
                     Some(0) => return Turn::Again,
@@ -258,7 +281,7 @@ impl Session {
                 if count == 0 {
                     break;
                 }
-                match forward(socket, &self.waiting()[..count]) {
+                match self.forward(socket, count) {
                     Some(0) => return Turn::Again,
                     Some(sent) => {
                         if let Some(answers) = &mut self.answers
@@ -310,6 +333,10 @@ impl Session {
                     let turn = self.deal(lane, socket, desk);
                     return if matches!(turn, Turn::Done) { Turn::Cancel(backend) } else { turn };
                 }
+                Step::Blind(Blindness::Tls) if self.client && desk.plain.is_some() => {
+                    self.seal();
+                    return self.deal(lane, socket, desk);
+                }
                 Step::Blind(blindness) => {
                     let cause = match blindness {
                         Blindness::Tls => "tls",
@@ -322,6 +349,10 @@ impl Session {
                 Step::Astray if self.answers.is_some() || self.client => self.give_up("late", desk),
                 Step::Astray => self.astray = true,
             }
+        }
+        if self.sealed.is_some() {
+            // All that it is made of was judged.
+            return self.flush(socket);
         }
         self.let_go(lane, desk.draining);
         Turn::Done
@@ -338,7 +369,7 @@ impl Session {
     /// Whether more of that may be read, where that has changed.
     pub(super) fn reads(&mut self) -> Option<bool> {
         // Of what cannot go on yet no more is taken than what it needs to go on.
-        let room = !self.client || self.short || self.waiting().len() < PIECE;
+        let room = !self.client || self.short || self.unsent() < PIECE;
         let reads = self.answers.as_ref().is_none_or(Answers::reads) && room;
         (std::mem::replace(&mut self.reading, reads) != reads).then_some(reads)
     }
@@ -365,7 +396,7 @@ impl Session {
 
     /// True where something waits in it.
     pub(super) fn waits(&self) -> bool {
-        !self.waiting().is_empty() || !self.out.is_empty()
+        self.unsent() > 0 || !self.out.is_empty()
     }
 
     fn give_up(&mut self, cause: &str, desk: &mut Desk) {
@@ -539,6 +570,9 @@ impl Session {
         lane: LaneRef<'_>,
         desk: &mut Desk,
     ) {
+        if self.sealed.is_some() {
+            return self.doom(&verdict.policy_rule, desk);
+        }
         let text = format!("blocked by policy {} (weir {}){why}", verdict.policy_rule, reference(id));
         let refusal = Refusal { message: &text, hint: &verdict.message, canceled: false };
         self.refuse(length, refusal, lane);
@@ -590,10 +624,10 @@ impl Session {
         if approved {
             self.pass = held.length as u64;
         } else {
-            let text =
-                format!("blocked by policy {} (weir {}): {reason}", held.verdict.policy_rule, reference(id));
+            let rule = &held.verdict.policy_rule;
+            let text = format!("blocked by policy {rule} (weir {}): {reason}", reference(id));
             let refusal = Refusal { message: &text, hint: &held.verdict.message, canceled: false };
-            self.replace(held.length, refusal, desk);
+            self.replace(held.length, refusal, rule, desk);
         }
         self.tell(desk, id, &held.verdict, told, &held.asked, held.since.elapsed());
         true
@@ -604,13 +638,17 @@ impl Session {
         let Some(held) = self.held.take() else { return false };
         desk.tell(News::Withdrawn { id: held.id });
         let message = "canceling statement due to user request";
-        self.replace(held.length, Refusal { message, hint: "", canceled: true }, desk);
+        let refusal = Refusal { message, hint: "", canceled: true };
+        self.replace(held.length, refusal, &held.verdict.policy_rule, desk);
         self.tell(desk, held.id, &held.verdict, Told::Denied, &held.asked, held.since.elapsed());
         true
     }
 
     /// Puts a refusal in the place of a message that was held; the next turn sends it.
-    fn replace(&mut self, length: usize, refusal: Refusal<'_>, desk: &mut Desk) {
+    fn replace(&mut self, length: usize, refusal: Refusal<'_>, rule: &str, desk: &mut Desk) {
+        if self.sealed.is_some() {
+            return self.doom(rule, desk);
+        }
         self.undo(desk);
         let mut out = std::mem::take(&mut self.out);
         self.reader.refuse(&self.buffer[self.start..self.start + length], refusal, &mut out);
@@ -636,6 +674,9 @@ impl Session {
 
     /// The connection is closed.
     pub(super) fn gone(&mut self, desk: &mut Desk) {
+        if let Some(plain) = &mut desk.plain {
+            plain.forget(self.cookie);
+        }
         if let Some(held) = self.held.take() {
             desk.tell(News::Withdrawn { id: held.id });
             self.tell(desk, held.id, &held.verdict, Told::Denied, &held.asked, held.since.elapsed());
@@ -647,8 +688,9 @@ impl Session {
     fn tell(&self, desk: &mut Desk, id: u128, verdict: &Verdict, told: Told, asked: &Asked, held: Duration) {
         debug_assert!(verdict.disposition != Disposition::Allowed);
         // The agent sees what leaves the client's socket: what was put in its place.
-        let sent = self.reader.text(&self.out).filter(|_| self.client).map(|(_, text)| digest(text));
-        let shown = if sent.is_some() { asked.shown() } else { String::new() };
+        let plain = self.client && self.sealed.is_none();
+        let sent = self.reader.text(&self.out).filter(|_| plain).map(|(_, text)| digest(text));
+        let (replaced, shown) = (sent.is_some(), asked.shown());
         for (index, text) in sent.map_or_else(|| asked.digests(), |sent| vec![sent]).into_iter().enumerate() {
             let decision = Decision {
                 cookie: self.cookie,
@@ -660,6 +702,7 @@ impl Session {
                 disposition: told,
                 held_ns: held.as_nanos() as u64,
                 shown: shown.clone(),
+                replaced,
                 approval: None,
             };
             desk.tell(News::Decided(decision));

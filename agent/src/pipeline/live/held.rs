@@ -7,12 +7,13 @@ use agent_core::approval::{Answer, Asked, Request};
 use agent_core::event::{DataClass, Disposition, Event, EventKind, uuid};
 use agent_core::policy::{Mode, Policies};
 use agent_core::segment::{Nanos, Side};
+use agent_core::tie::Session;
 use serde_json::{Map, Value};
 
 use super::{Driver, Tap};
 use crate::approve::{Command, Switch};
 use crate::gate::canary::Difference;
-use crate::gate::talk::{Approval, News};
+use crate::gate::talk::{Approval, Decision, News};
 use crate::gate::{Gate, Inline, Outcome, Target, waits_in_kernel};
 use crate::identify::sockets::Sockets;
 use crate::pipeline::{Flow, Pipeline};
@@ -53,11 +54,26 @@ pub(super) fn tell_unheld(port: u16, now: Nanos, pipeline: &mut Pipeline) {
     });
 }
 
-/// A connection is gone.
-pub(super) fn closed(gate: &mut Gate, server: u64) {
-    if let Some(inline) = &mut gate.inline {
-        inline.forget(server);
+/// Never silence: what was decided about a statement that was not seen, or not understood.
+fn decided(event: &mut Event, decision: &Decision) {
+    event.event_id = if decision.id == 0 { event.event_id } else { decision.id };
+    event.db_query_text = decision.shown.as_str().into();
+    event.policy_rule = decision.policy_rule.as_str().into();
+    event.policy_version = decision.policy_version.as_str().into();
+    event.policy_mode = decision.mode().name().into();
+    event.disposition = decision.disposition();
+    if let Some(approval) = &decision.approval {
+        event.approval_state = approval.state.as_str().into();
     }
+}
+
+/// A connection is gone, and all that was seen of it is told.
+pub(super) fn closed(gate: &mut Gate, server: u64, flow: &mut Flow, now: Nanos, pipeline: &mut Pipeline) {
+    let Some(inline) = &mut gate.inline else { return };
+    for decision in inline.unclaimed_of(server) {
+        flow.tell(now, pipeline, EventKind::Decision, |event| decided(event, &decision));
+    }
+    inline.forget(server);
 }
 
 impl Driver {
@@ -98,20 +114,11 @@ impl Driver {
         let overflowed = inline.overflowed();
         let differences = gate.canary.settle(|cookie| inline.has(cookie));
         for decision in inline.unclaimed() {
-            // Never silence: its statement was not seen, or not understood.
-            let write = |event: &mut Event| {
-                event.event_id = if decision.id == 0 { event.event_id } else { decision.id };
-                event.policy_rule = decision.policy_rule.as_str().into();
-                event.policy_version = decision.policy_version.as_str().into();
-                event.policy_mode = decision.mode().name().into();
-                event.disposition = decision.disposition();
-                if let Some(approval) = &decision.approval {
-                    event.approval_state = approval.state.as_str().into();
-                }
-            };
             match self.flow_of(decision.cookie) {
-                Some(flow) => flow.tell(now, pipeline, EventKind::Decision, write),
-                None => pipeline.note(EventKind::Decision, now, write),
+                Some(flow) => {
+                    flow.tell(now, pipeline, EventKind::Decision, |event| decided(event, &decision));
+                }
+                None => pipeline.note(EventKind::Decision, now, |event| decided(event, &decision)),
             }
         }
         for cookie in overflowed {
@@ -158,6 +165,7 @@ impl Driver {
         while let Some(news) = self.gate.as_mut().and_then(|gate| gate.inline.as_mut()?.news()) {
             self.hear(news, now, pipeline);
         }
+        self.tie_unsealed(now, pipeline);
         let answers = self.gate.as_ref().and_then(|gate| gate.approvals.as_ref()).map(|all| all.answers());
         for answer in answers.into_iter().flatten() {
             self.answered(&answer, now, pipeline);
@@ -203,6 +211,16 @@ impl Driver {
             News::Unmasked { cookie, cause } => {
                 tracing::warn!(cookie, cause, "an answer could not be masked: its session is ended");
                 self.end_held(cookie, "unmaskable", now, pipeline);
+            }
+            News::Unsealed { cookie, object, pid } => self.tls.unsealed(cookie, Session { object, pid }, now),
+            News::Ended { cookie, rule } => {
+                if let Some((&tapped, tap)) = self.taps.iter().find(|(_, tap)| tap.server == Some(cookie))
+                    && let Some(gate) = &mut self.gate
+                {
+                    gate.end(tapped, tap.ends, None, &rule);
+                } else {
+                    self.end_held(cookie, "gate_tls_untied", now, pipeline);
+                }
             }
             News::Untold(count) => pipeline.note(EventKind::Loss, now, |event| {
                 event.error_type = "decisions_untold".into();

@@ -39,6 +39,8 @@ pub(super) struct Sessions {
     states: HashMap<Session, State>,
     by_process: HashMap<u32, Vec<Session>>,
     held: usize,
+    /// Connections with their sessions, as the gate says: it sends their ciphertext itself, so that no packet tells.
+    unsealed: Vec<(u64, Session, Nanos)>,
     /// What is to be copied of which session from now on.
     pub(super) modes: Vec<(TlsKey, TlsMode)>,
 }
@@ -102,6 +104,11 @@ fn session(key: TlsKey) -> Session {
 impl Sessions {
     pub(super) fn new(search: Option<Search>) -> Self {
         Self { search, ..Self::default() }
+    }
+
+    /// Whose plaintext a connection's is, as the gate says.
+    pub(super) fn unsealed(&mut self, cookie: u64, of: Session, now: Nanos) {
+        self.unsealed.push((cookie, of, now));
     }
 
     /// Whether plaintext may come at all.
@@ -314,6 +321,19 @@ impl Driver {
             };
             self.modes.push((cookie, Socket { urgent: 0, ..socket }));
             tracing::debug!(cookie, "ciphertext is left alone");
+        }
+    }
+
+    /// Ties what the gate has told to belong together, once it is known here that the connection is one of TLS.
+    pub(super) fn tie_unsealed(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        for (cookie, of, since) in std::mem::take(&mut self.tls.unsealed) {
+            if self.taps.get(&cookie).is_some_and(|tap| tap.tls.is_some()) {
+                self.tls.ties.forget_session(of);
+                self.step(Step::Tied(of, cookie, End::Near), now, pipeline);
+                self.step(Step::Settled(of, cookie, End::Near), now, pipeline);
+            } else if now.since(since) < PATIENCE {
+                self.tls.unsealed.push((cookie, of, since));
+            }
         }
     }
 
