@@ -480,6 +480,16 @@ impl Inline {
         self.news.pop_front()
     }
 
+    /// Whose plaintext a connection's is, if the shim has told that and nobody has heard it: object and process.
+    pub fn unsealed(&mut self, of: u64) -> Option<(u64, u32)> {
+        self.poll();
+        let is = |news: &News| matches!(news, News::Unsealed { cookie, .. } if *cookie == of);
+        match self.news.remove(self.news.iter().position(is)?)? {
+            News::Unsealed { object, pid, .. } => Some((object, pid)),
+            _ => None,
+        }
+    }
+
     /// What was decided about a statement of this connection. Its event may be made now.
     pub fn decision(&mut self, cookie: u64, text: &[u8]) -> Option<Decision> {
         let waiting = self.decisions.get_mut(&cookie)?;

@@ -578,6 +578,7 @@ impl Driver {
         if self.left_alone.remove(&cookie) {
             return;
         }
+        self.tie_at_last(cookie, time, pipeline);
         if self
             .taps
             .get(&cookie)

@@ -324,6 +324,20 @@ impl Driver {
         }
     }
 
+    /// A connection is about to be closed: what the gate has told of it meanwhile is heard first.
+    pub(super) fn tie_at_last(&mut self, cookie: u64, now: Nanos, pipeline: &mut Pipeline) {
+        let waits =
+            |tap: &Tap| tap.server == Some(cookie) && tap.tls.as_ref().is_some_and(|h| h.plain.is_none());
+        if !self.taps.get(&cookie).is_some_and(waits) {
+            return;
+        }
+        let inline = self.gate.as_mut().and_then(|gate| gate.inline.as_mut());
+        if let Some((object, pid)) = inline.and_then(|inline| inline.unsealed(cookie)) {
+            self.tls.unsealed(cookie, Session { object, pid }, now);
+        }
+        self.tie_unsealed(now, pipeline);
+    }
+
     /// Ties what the gate has told to belong together, once it is known here that the connection is one of TLS.
     pub(super) fn tie_unsealed(&mut self, now: Nanos, pipeline: &mut Pipeline) {
         for (cookie, of, since) in std::mem::take(&mut self.tls.unsealed) {
