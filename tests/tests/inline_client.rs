@@ -41,12 +41,6 @@ fn guarding(server: &Postgres) -> Result<(Weir, ClickHouse)> {
     Weir::run(&weir::binary()?, scratch, &config)
 }
 
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages()?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
-
 fn executed(server: &Postgres) -> Result<usize> {
     Ok(fs::read_to_string(log_file(server))?.lines().filter(|line| line.contains("forbidden")).count())
 }
@@ -57,8 +51,8 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
     server.quietly("create table kept (id int)")?;
     let (mut agent, clickhouse) = guarding(&server)?;
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    assert!(ask(&mut wire, "select 'before'")?.contains("before"));
-    let said = ask(&mut wire, "/* forbidden */ drop table kept")?;
+    assert!(wire.ask("select 'before'")?.contains("before"));
+    let said = wire.ask("/* forbidden */ drop table kept")?;
     assert!(said.contains("blocked by policy no-destroy"), "{said}");
     // Pipelined, in pieces, and longer than any buffer.
     let long = format!("select /* {} */ length('{}')", "x".repeat(100_000), "y".repeat(2_000_000));
@@ -80,8 +74,7 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
         Ok(())
     });
     for wanted in ["one", "blocked by policy", "2000000", "four"] {
-        let messages = wire.messages()?;
-        let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
+        let said = wire.said()?;
         assert!(said.contains(wanted), "{wanted}: {}", &said[..said.len().min(500)]);
     }
     writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
@@ -104,8 +97,8 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
     // Switched off, quiet connections go straight to their servers again, and a stopped agent leaves them.
     assert!(operator(&agent, &["gate", "off"])?.0);
     std::thread::sleep(Duration::from_millis(200));
-    assert!(ask(&mut wire, "select 'off'")?.contains("off"));
+    assert!(wire.ask("select 'off'")?.contains("off"));
     assert!(agent.stop()?.success(), "{}", agent.said());
-    assert!(ask(&mut wire, "select 'after'")?.contains("after"));
+    assert!(wire.ask("select 'after'")?.contains("after"));
     Ok(())
 }
