@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::client::{self, Route};
-use tests::guarded::guarding;
+use tests::guarded::{executed, guarding};
 use tests::operator::{operator, shim_of};
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
@@ -25,12 +25,6 @@ spec:
   action: block
 ";
 const FORBIDDEN: &str = "/* forbidden */ drop table if exists never";
-
-/// How often the server's log says that what is forbidden was executed.
-fn executed(server: &Postgres) -> Result<usize> {
-    let log = std::fs::read_to_string(log_file(server)).context("the server's log")?;
-    Ok(log.lines().filter(|line| line.contains("forbidden")).count())
-}
 
 /// Asks for what is forbidden until it is refused: a session that is at work is taken in at its next moment of rest.
 fn until_refused(wire: &mut Wire) -> Result<usize> {
@@ -72,7 +66,7 @@ fn sessions_that_were_open_before_are_held() -> Result<()> {
         }
         // An error in the transaction ends it, as the server's own would.
         assert_eq!(psql.ask(&format!("{FORBIDDEN}; select 1; rollback; select 'goes on'"))?, "goes on");
-        assert_eq!(executed(&server)?, 0, "{}", agent.said());
+        assert_eq!(executed(&server)?, Vec::<String>::new(), "{}", agent.said());
         // Who asked is known from the server's title and the client's process. What the capture joined too late to
         // see as a statement is told as a decision.
         let told = format!(
@@ -276,7 +270,7 @@ fn who_hangs_up_at_once_loses_nothing() -> Result<()> {
         ensure!(began.elapsed() < Duration::from_secs(30), "{found} of {wanted}: {}", agent.said());
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(executed(&server)?, 0);
+    assert_eq!(executed(&server)?, Vec::<String>::new());
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }
