@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tests::client::Route;
-use tests::guarded::{POLICIES, blocked, executed, guarding};
+use tests::guarded::{ASK, POLICIES, blocked, executed, guarding};
 use tests::netns::NetNs;
 use tests::operator::{operator, pending, shim_of};
 use tests::prevent::{Driver, compare};
@@ -43,23 +43,13 @@ fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
     Ok(())
 }
 
-const ASK: &str = "kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [drop]}
-  action: require_approval
-";
-
 /// The shim dies, or hangs, with a statement in it: that session ends, all others go on, and what is forbidden is
 /// refused again as soon as another shim is there.
 #[test]
 fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
     let server = talkative()?;
     server.quietly("create table kept (id int)")?;
-    let (mut agent, clickhouse) =
-        guarding(&server, &format!("{POLICIES}---\n{}", ASK.replace("drop", "grant")), "")?;
+    let (mut agent, clickhouse) = guarding(&server, &format!("{POLICIES}{ASK}"), "")?;
     for signal in [Signal::KILL, Signal::STOP] {
         let mut idle = Wire::login(("127.0.0.1", server.port))?;
         let said = idle.ask("select 'before'")?;
@@ -94,7 +84,7 @@ fn sessions_outlive_the_agent() -> Result<()> {
     for kill in [true, false] {
         let server = talkative()?;
         server.quietly("create table kept (id int)")?;
-        let (mut agent, _clickhouse) = guarding(&server, ASK, "")?;
+        let (mut agent, _clickhouse) = guarding(&server, &ASK.replace("grant", "drop"), "")?;
         let mut idle = Wire::login(("127.0.0.1", server.port))?;
         idle.ask("select 1")?;
         let mut held = Wire::login(("127.0.0.1", server.port))?;
@@ -121,7 +111,7 @@ fn sessions_outlive_the_agent() -> Result<()> {
 #[test]
 fn what_needs_approval_waits_for_it() -> Result<()> {
     let server = talkative()?;
-    let policy = format!("{ASK}  approval: {{ttl: 3s}}\n");
+    let policy = format!("{}  approval: {{ttl: 3s}}\n", ASK.replace("grant", "drop"));
     let (mut agent, clickhouse) = guarding(&server, &policy, "")?;
     let there = || server.quietly("select count(*) from pg_class where relname = 'kept'");
     let mut wire = Wire::login(("127.0.0.1", server.port))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tests::client::{self, Route};
-use tests::guarded::executed;
+use tests::guarded::{ASK, POLICIES, executed};
 use tests::operator::{operator, pending};
 use tests::server::talkative;
 use tests::stored::wait_for;
@@ -16,27 +16,10 @@ use xtask::postgres::Postgres;
 use xtask::scratch::Scratch;
 use xtask::weir::{self, Weir};
 
-const POLICIES: &str = "kind: DatabasePolicy
-metadata: {name: no-destroy}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [drop, truncate]}
-  action: block
----
-kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [grant]}
-  action: require_approval
-";
-
 fn guarding(server: &Postgres) -> Result<(Weir, ClickHouse)> {
     let scratch = Scratch::new("agent")?;
     fs::create_dir_all(scratch.path().join("policies"))?;
-    fs::write(scratch.path().join("policies/gate.yaml"), POLICIES)?;
+    fs::write(scratch.path().join("policies/gate.yaml"), format!("{POLICIES}{ASK}"))?;
     // Port 1: nothing that listens here goes through the gate.
     let config = format!("gate: {{ports: [1], remote: {{\"127.0.0.1:{}\": postgresql}}}}\n", server.port);
     Weir::run(&weir::binary()?, scratch, &config)

@@ -6,20 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::guarded::{POLICIES, executed, guarding};
+use tests::guarded::{ASK, POLICIES, executed, guarding};
 use tests::operator::{operator, pending, shim_of};
 use tests::server::talkative;
 use tests::stored::wait_for;
 use tests::wire::{self, Wire};
-
-const ASK: &str = "kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [grant]}
-  action: require_approval
-";
 
 /// Behind a statement that waits no more may wait than the settings say: its connection ends, and nobody else's.
 #[test]

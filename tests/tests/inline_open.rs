@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::client::{self, Route};
-use tests::guarded::{executed, guarding};
+use tests::guarded::{POLICIES, executed, guarding};
 use tests::operator::{operator, shim_of};
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
@@ -16,14 +16,6 @@ use tests::wire::{self, Wire};
 use xtask::postgres::Postgres;
 
 /// `forbidden` is in each statement that must not be executed. Nothing exists that it could do harm to.
-const POLICIES: &str = "kind: DatabasePolicy
-metadata: {name: no-destroy}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [drop, truncate]}
-  action: block
-";
 const FORBIDDEN: &str = "/* forbidden */ drop table if exists never";
 
 /// Asks for what is forbidden until it is refused: a session that is at work is taken in at its next moment of rest.
