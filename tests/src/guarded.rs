@@ -29,6 +29,17 @@ spec:
   action: block
 ";
 
+/// A rule by which somebody is asked before rights are given; goes behind [`POLICIES`], or stands alone.
+pub const ASK: &str = "---
+kind: DatabasePolicy
+metadata: {name: ask-first}
+spec:
+  mode: enforce
+  match:
+    statement: {effects: [grant]}
+  action: require_approval
+";
+
 /// An agent that holds statements of this server by these rules.
 pub fn guarding(server: &Postgres, policies: &str, config: &str) -> Result<(Weir, ClickHouse)> {
     let scratch = Scratch::new("agent")?;

@@ -61,8 +61,7 @@ pub fn cut_anywhere(server: &Postgres, messages: u64, seed: u64) -> Result<Outco
         });
         for wanted in wanted {
             let number = outcome.groups;
-            let messages = wire.messages().with_context(|| format!("group {number}"))?;
-            let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
+            let said = wire.said().with_context(|| format!("group {number}"))?;
             ensure!(said.contains(&wanted), "group {number}: wanted {wanted}, got {said:?}");
             outcome.groups += 1;
             outcome.refused += u64::from(wanted == REFUSED);

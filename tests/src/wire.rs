@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// A connection that sends what it is told, byte for byte.
 pub struct Wire {
@@ -51,6 +51,17 @@ impl Wire {
             self.stream.write_all(std::slice::from_ref(byte))?;
         }
         Ok(())
+    }
+
+    /// Asks in one Query, and gives all that is answered, as text.
+    pub fn ask(&mut self, text: &str) -> Result<String> {
+        self.send(&query(text))?;
+        self.said().with_context(|| format!("asked: {text:.200}"))
+    }
+
+    /// Reads messages until ReadyForQuery, and gives all that they say, as text.
+    pub fn said(&mut self) -> Result<String> {
+        Ok(self.messages()?.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
     }
 
     /// Reads messages until ReadyForQuery; their type bytes in order.

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tests::client::Route;
-use tests::guarded::{POLICIES, blocked, executed, guarding};
+use tests::guarded::{ASK, POLICIES, blocked, executed, guarding};
 use tests::netns::NetNs;
 use tests::operator::{operator, pending, shim_of};
 use tests::prevent::{Driver, compare};
@@ -43,26 +43,16 @@ fn what_is_forbidden_is_not_executed_and_all_else_is_as_ever() -> Result<()> {
     Ok(())
 }
 
-const ASK: &str = "kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [drop]}
-  action: require_approval
-";
-
 /// The shim dies, or hangs, with a statement in it: that session ends, all others go on, and what is forbidden is
 /// refused again as soon as another shim is there.
 #[test]
 fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
     let server = talkative()?;
     server.quietly("create table kept (id int)")?;
-    let (mut agent, clickhouse) =
-        guarding(&server, &format!("{POLICIES}---\n{}", ASK.replace("drop", "grant")), "")?;
+    let (mut agent, clickhouse) = guarding(&server, &format!("{POLICIES}{ASK}"), "")?;
     for signal in [Signal::KILL, Signal::STOP] {
         let mut idle = Wire::login(("127.0.0.1", server.port))?;
-        let said = ask(&mut idle, "select 'before'")?;
+        let said = idle.ask("select 'before'")?;
         assert!(said.contains("before"), "{said}");
         let mut held = Wire::login(("127.0.0.1", server.port))?;
         held.send(&wire::query("grant select on kept to public"))?;
@@ -73,13 +63,13 @@ fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
         rustix::process::kill_process(rustix::process::Pid::from_raw(shim).context("a pid")?, signal)?;
         assert!(held.until_ready().is_err(), "the statement came through a shim that was gone");
         wait_for(&clickhouse, gone, |n| n > before)?;
-        let said = ask(&mut idle, "select 'after'")?;
+        let said = idle.ask("select 'after'")?;
         assert!(said.contains("after"), "{said}");
         assert_ne!(shim_of(&agent)?, shim);
         // An old session and a new one.
         let mut new = Wire::login(("127.0.0.1", server.port))?;
         for wire in [&mut idle, &mut new] {
-            let said = ask(wire, "/* forbidden */ drop table kept")?;
+            let said = wire.ask("/* forbidden */ drop table kept")?;
             assert!(said.contains("blocked by policy"), "{signal:?}: {said}");
         }
     }
@@ -94,9 +84,9 @@ fn sessions_outlive_the_agent() -> Result<()> {
     for kill in [true, false] {
         let server = talkative()?;
         server.quietly("create table kept (id int)")?;
-        let (mut agent, _clickhouse) = guarding(&server, ASK, "")?;
+        let (mut agent, _clickhouse) = guarding(&server, &ASK.replace("grant", "drop"), "")?;
         let mut idle = Wire::login(("127.0.0.1", server.port))?;
-        ask(&mut idle, "select 1")?;
+        idle.ask("select 1")?;
         let mut held = Wire::login(("127.0.0.1", server.port))?;
         held.send(&wire::query("drop table kept"))?;
         pending(&agent)?;
@@ -108,19 +98,12 @@ fn sessions_outlive_the_agent() -> Result<()> {
         }
         // Failing open is the default: what was held goes on.
         held.until_ready()?;
-        let said = ask(&mut idle, "select 'after'")?;
+        let said = idle.ask("select 'after'")?;
         assert!(said.contains("after"), "{said}");
         let mut new = Wire::login(("127.0.0.1", server.port))?;
-        assert!(ask(&mut new, "select 'new'")?.contains("new"));
+        assert!(new.ask("select 'new'")?.contains("new"));
     }
     Ok(())
-}
-
-/// Asks, and gives all that is answered.
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages()?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
 }
 
 /// A statement that needs approval waits, goes on when somebody approves, and does not where somebody denies, the client
@@ -128,11 +111,11 @@ fn ask(wire: &mut Wire, text: &str) -> Result<String> {
 #[test]
 fn what_needs_approval_waits_for_it() -> Result<()> {
     let server = talkative()?;
-    let policy = format!("{ASK}  approval: {{ttl: 3s}}\n");
+    let policy = format!("{}  approval: {{ttl: 3s}}\n", ASK.replace("grant", "drop"));
     let (mut agent, clickhouse) = guarding(&server, &policy, "")?;
     let there = || server.quietly("select count(*) from pg_class where relname = 'kept'");
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    ask(&mut wire, "create table kept (id int)")?;
+    wire.ask("create table kept (id int)")?;
     for (decision, left) in [("deny", "1"), ("", "1"), ("cancel", "1"), ("approve", "0")] {
         let mut psql = server.client("psql");
         psql.args([
@@ -195,7 +178,7 @@ fn the_switch_lets_go_and_holds_again() -> Result<()> {
     let server = talkative()?;
     let (mut agent, _clickhouse) = guarding(&server, &POLICIES.replace("block", "require_approval"), "")?;
     let mut held = Wire::login(("127.0.0.1", server.port))?;
-    ask(&mut held, "create table kept (id int)")?;
+    held.ask("create table kept (id int)")?;
     held.send(&wire::query("drop table kept"))?;
     pending(&agent)?;
     let (done, said) = operator(&agent, &["gate", "off"])?;
@@ -204,13 +187,13 @@ fn the_switch_lets_go_and_holds_again() -> Result<()> {
     held.until_ready()?;
     assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "0");
     let mut new = Wire::login(("127.0.0.1", server.port))?;
-    ask(&mut new, "create table kept (id int)")?;
-    ask(&mut new, "drop table kept")?;
+    new.ask("create table kept (id int)")?;
+    new.ask("drop table kept")?;
     assert_eq!(server.quietly("select count(*) from pg_class where relname = 'kept'")?, "0");
     let (done, said) = operator(&agent, &["gate", "on"])?;
     assert!(done, "{said}");
     let mut guarded = Wire::login(("127.0.0.1", server.port))?;
-    ask(&mut guarded, "create table kept (id int)")?;
+    guarded.ask("create table kept (id int)")?;
     guarded.send(&wire::query("drop table kept"))?;
     let id = pending(&agent)?;
     assert!(operator(&agent, &["deny", &id])?.0);

@@ -8,7 +8,7 @@ use tests::guarded::guarding;
 use tests::operator::{operator, shim_of};
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
-use tests::wire::{self, Wire};
+use tests::wire::Wire;
 use xtask::postgres::Postgres;
 use xtask::weir::Weir;
 
@@ -45,12 +45,6 @@ spec:
     statement: {effects: [truncate]}
   action: block
 ";
-
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages()?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
 
 fn status(agent: &Weir) -> Result<Value> {
     let (done, said) = operator(agent, &["gate", "status", "--format", "jsonl"])?;
@@ -89,19 +83,19 @@ fn a_canary_counts_and_refuses_nothing() -> Result<()> {
     let (mut agent, clickhouse) = guarding(&server, WATCHING, "gate: {canary: true, fail: closed}\n")?;
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
     for number in 0..3 {
-        ask(&mut wire, &format!("create table t{number} (id int)"))?;
-        let said = ask(&mut wire, &format!("drop table t{number}"))?;
+        wire.ask(&format!("create table t{number} (id int)"))?;
+        let said = wire.ask(&format!("drop table t{number}"))?;
         assert!(said.contains("DROP TABLE"), "{said}");
     }
-    assert!(ask(&mut wire, "grant select on people to public")?.contains("GRANT"));
-    assert!(ask(&mut wire, "select email from people")?.contains("ann@example.com"));
+    assert!(wire.ask("grant select on people to public")?.contains("GRANT"));
+    assert!(wire.ask("select email from people")?.contains("ann@example.com"));
     // One message of several statements, one that is prepared by SQL, one by the protocol, one that nobody understands.
-    ask(&mut wire, "create table t4 (id int); drop table t4; select 1")?;
-    ask(&mut wire, "create table t5 (id int)")?;
-    ask(&mut wire, "prepare p as select email from people")?;
-    assert!(ask(&mut wire, "execute p")?.contains("ann@example.com"));
+    wire.ask("create table t4 (id int); drop table t4; select 1")?;
+    wire.ask("create table t5 (id int)")?;
+    wire.ask("prepare p as select email from people")?;
+    assert!(wire.ask("execute p")?.contains("ann@example.com"));
     client::python(&server, &Route::loopback4(), "canary.py", &[])?;
-    assert!(ask(&mut wire, "frobnicate the table")?.contains("syntax error"));
+    assert!(wire.ask("frobnicate the table")?.contains("syntax error"));
     assert_eq!(executed(&server, "drop table")?, 3);
     assert_eq!(server.quietly("select count(*) from pg_class where relname ~ '^t[0-4]$'")?, "0");
     wait_for_counts(&agent, "watch-drop", "would_block", 4)?;
@@ -120,8 +114,8 @@ fn a_canary_counts_and_refuses_nothing() -> Result<()> {
     agent.kill()?;
     let _ = kill_process(shim, Signal::KILL);
     let mut new = Wire::login(("127.0.0.1", server.port))?;
-    assert!(ask(&mut new, "drop table t5")?.contains("DROP TABLE"));
-    assert!(ask(&mut wire, "select 'goes on'")?.contains("goes on"));
+    assert!(new.ask("drop table t5")?.contains("DROP TABLE"));
+    assert!(wire.ask("select 'goes on'")?.contains("goes on"));
     Ok(())
 }
 
@@ -132,12 +126,12 @@ fn a_rule_that_acts_acts_beside_a_canary() -> Result<()> {
     let (mut agent, clickhouse) =
         guarding(&server, &format!("{WATCHING}{ACTING}"), "gate: {canary: true}\n")?;
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    let said = ask(&mut wire, "truncate kept")?;
+    let said = wire.ask("truncate kept")?;
     assert!(said.contains("blocked by policy no-truncate"), "{said}");
     // Both are about it.
-    let said = ask(&mut wire, "truncate kept; drop table kept")?;
+    let said = wire.ask("truncate kept; drop table kept")?;
     assert!(said.contains("blocked by policy no-truncate"), "{said}");
-    assert!(ask(&mut wire, "drop table kept")?.contains("DROP TABLE"));
+    assert!(wire.ask("drop table kept")?.contains("DROP TABLE"));
     assert_eq!((executed(&server, "truncate")?, executed(&server, "drop table")?), (0, 1));
     wait_for_counts(&agent, "watch-drop", "would_block", 2)?;
     let told = format!(
@@ -156,7 +150,7 @@ fn without_a_canary_nothing_is_held_for_rules_that_watch() -> Result<()> {
     server.quietly("create table kept (id int)")?;
     let (mut agent, clickhouse) = guarding(&server, WATCHING, "")?;
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    assert!(ask(&mut wire, "drop table kept")?.contains("DROP TABLE"));
+    assert!(wire.ask("drop table kept")?.contains("DROP TABLE"));
     let told = format!(
         "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND policy_rule = 'watch-drop' \
          AND server_port = {}",

@@ -24,15 +24,9 @@ fn guarded() -> Result<(Postgres, Weir, xtask::clickhouse::ClickHouse)> {
     Ok((server, agent, clickhouse))
 }
 
-/// What is answered, up to the next ReadyForQuery, as one text.
-fn answer(wire: &mut Wire) -> Result<String> {
-    Ok(wire.messages()?.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
-
 /// The session goes on, and is in step.
 fn goes_on(wire: &mut Wire, word: &str) -> Result<()> {
-    wire.send(&wire::query(&format!("select 'goes ' || 'on {word}'")))?;
-    let said = answer(wire)?;
+    let said = wire.ask(&format!("select 'goes ' || 'on {word}'"))?;
     ensure!(said.contains(&format!("goes on {word}")), "{word}: {said}");
     Ok(())
 }
@@ -56,15 +50,16 @@ fn every_size_with_the_verb_at_the_very_end() -> Result<()> {
                 if extended { [wire::extended("", text), wire::sync()].concat() } else { wire::query(text) }
             };
             wire.send(&sent(&format!("select length('{fill}') + 1000")))?;
-            let said = answer(&mut wire).with_context(|| format!("{size}: {}", agent.said()))?;
+            let said = wire.said().with_context(|| format!("{size}: {}", agent.said()))?;
             ensure!(said.contains(&(size + 1000).to_string()), "{size}: {said}");
             wire.send(&sent(&format!("/* forbidden {fill} */ truncate kept")))?;
-            let said = answer(&mut wire).with_context(|| format!("{size}: {}", agent.said()))?;
+            let said = wire.said().with_context(|| format!("{size}: {}", agent.said()))?;
             ensure!(said.contains(REFUSED), "{size}: {said}");
         }
         // Several statements in one text; the last is forbidden, so none is done.
-        wire.send(&wire::query(&format!("insert into kept values (1); select '{fill}'; {FORBIDDEN}")))?;
-        let said = answer(&mut wire).with_context(|| format!("{size}: {}", agent.said()))?;
+        let said = wire
+            .ask(&format!("insert into kept values (1); select '{fill}'; {FORBIDDEN}"))
+            .with_context(|| format!("{size}: {}", agent.said()))?;
         ensure!(said.contains(REFUSED), "{size}: {said}");
         goes_on(&mut wire, &size.to_string())?;
     }
@@ -80,7 +75,7 @@ fn every_way_to_cut_and_to_send() -> Result<()> {
     // A byte at a time; then the header by itself.
     for text in ["select 'one ' || 'by one'", "/* forbidden, a byte each */ drop table kept"] {
         wire.send_one_by_one(&wire::query(text))?;
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         ensure!(said.contains("one by one") || said.contains(REFUSED), "{said}");
     }
     for text in ["select 'header ' || 'first'", "/* forbidden, the header first */ drop table kept"] {
@@ -89,14 +84,14 @@ fn every_way_to_cut_and_to_send() -> Result<()> {
             wire.send(part)?;
             std::thread::sleep(std::time::Duration::from_millis(3));
         }
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         ensure!(said.contains("header first") || said.contains(REFUSED), "{said}");
     }
     // Many in one packet.
     let one = |n: usize| if n % 10 == 7 { FORBIDDEN.to_owned() } else { format!("select 'packed ' || {n}") };
     wire.send(&(0..50).flat_map(|n| wire::query(&one(n))).collect::<Vec<_>>())?;
     for n in 0..50 {
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         let wanted = if n % 10 == 7 { REFUSED.to_owned() } else { format!("packed {n}") };
         ensure!(said.contains(&wanted), "{n}: {said}");
     }
@@ -109,8 +104,8 @@ fn every_way_to_cut_and_to_send() -> Result<()> {
     let pieces: Vec<IoSlice<'_>> = gathered.chunks(gathered.len().div_ceil(1024)).map(IoSlice::new).collect();
     let sent = sendmsg(&wire.stream, &pieces, &mut SendAncillaryBuffer::default(), SendFlags::empty())?;
     ensure!(sent == gathered.len());
-    ensure!(answer(&mut wire)?.contains("3000"));
-    ensure!(answer(&mut wire)?.contains(REFUSED));
+    ensure!(wire.said()?.contains("3000"));
+    ensure!(wire.said()?.contains(REFUSED));
     let texts: Vec<Vec<u8>> = (0..40).map(|n| wire::query(&one(n))).collect();
     let slices: Vec<[IoSlice<'_>; 1]> = texts.iter().map(|text| [IoSlice::new(text)]).collect();
     let mut nothing: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
@@ -119,7 +114,7 @@ fn every_way_to_cut_and_to_send() -> Result<()> {
     let count = sendmmsg(&wire.stream, &mut messages, SendFlags::empty())?;
     ensure!(count == slices.len(), "{count} messages");
     for n in 0..40 {
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         let wanted = if n % 10 == 7 { REFUSED.to_owned() } else { format!("packed {n}") };
         ensure!(said.contains(&wanted), "{n}: {said}");
     }
@@ -145,8 +140,8 @@ fn every_way_to_cut_and_to_send() -> Result<()> {
     }
     stream.set_nonblocking(false)?;
     ensure!(short > 0, "no send was short");
-    ensure!(answer(&mut wire)?.contains(&(3 << 20).to_string()));
-    ensure!(answer(&mut wire)?.contains(REFUSED));
+    ensure!(wire.said()?.contains(&(3 << 20).to_string()));
+    ensure!(wire.said()?.contains(REFUSED));
     goes_on(&mut wire, "whatever was sent")?;
     finish(&server, &mut agent)
 }
@@ -164,7 +159,7 @@ fn pipelines_with_a_failing_and_a_forbidden_one_in_the_middle() -> Result<()> {
     let all = (0..50).flat_map(|n| [wire::extended("", &one(n)), wire::sync()].concat());
     wire.send(&all.collect::<Vec<_>>())?;
     for n in 0..50 {
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         let wanted = match n {
             13 => "division by zero".to_owned(),
             30 => REFUSED.to_owned(),
@@ -176,17 +171,17 @@ fn pipelines_with_a_failing_and_a_forbidden_one_in_the_middle() -> Result<()> {
     for bad in [FORBIDDEN, "select 1/0"] {
         let text = |n| if n == 30 { bad.to_owned() } else { format!("select 'under one ' || {n}") };
         wire.send(&[(0..50).flat_map(|n| wire::extended("", &text(n))).collect(), wire::sync()].concat())?;
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         ensure!(said.contains("under one 29") && !said.contains("under one 31"), "{bad}: {said}");
         ensure!(said.contains(if bad == FORBIDDEN { REFUSED } else { "division by zero" }), "{bad}: {said}");
     }
     // Several in one text: none of it is done.
-    wire.send(&wire::query("insert into kept values (2); /* forbidden */ delete from kept; select 3"))?;
-    ensure!(answer(&mut wire)?.contains(REFUSED));
-    wire.send(&wire::query("select 1/0; /* forbidden */ delete from kept"))?;
-    ensure!(answer(&mut wire)?.contains(REFUSED));
-    wire.send(&wire::query("select 'first'; select 1/0; select 'third'"))?;
-    let said = answer(&mut wire)?;
+    ensure!(
+        wire.ask("insert into kept values (2); /* forbidden */ delete from kept; select 3")?
+            .contains(REFUSED)
+    );
+    ensure!(wire.ask("select 1/0; /* forbidden */ delete from kept")?.contains(REFUSED));
+    let said = wire.ask("select 'first'; select 1/0; select 'third'")?;
     ensure!(said.contains("first") && said.contains("division by zero") && !said.contains("third"), "{said}");
     ensure!(server.quietly("select count(*) from kept")? == "0");
     goes_on(&mut wire, "behind pipelines")?;
@@ -199,7 +194,7 @@ fn names_that_come_and_go() -> Result<()> {
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
     let mut ask = |bytes: Vec<u8>, wanted: &str, not: &str| -> Result<()> {
         wire.send(&[bytes, wire::sync()].concat())?;
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         ensure!(
             said.contains(wanted) && (not.is_empty() || !said.contains(not)),
             "wanted {wanted}, got {said}"
@@ -287,7 +282,7 @@ fn bulk_both_ways_and_the_next_is_in_step() -> Result<()> {
     )?;
     let bytes = wire.until_ready_bytes()?;
     ensure!(bytes > 1 << 30, "{bytes} bytes of a gigabyte");
-    ensure!(answer(&mut wire)?.contains(REFUSED));
+    ensure!(wire.said()?.contains(REFUSED));
     // A COPY in whose data looks like statements, and one that is given up.
     wire.send(
         &[
@@ -297,13 +292,13 @@ fn bulk_both_ways_and_the_next_is_in_step() -> Result<()> {
         ]
         .concat(),
     )?;
-    let said = answer(&mut wire)?;
+    let said = wire.said()?;
     ensure!(said.contains("COPY 1"), "{said}");
     wire.send(
         &[wire::query("copy bulk from stdin"), wire::message(b'f', b"no\0"), wire::query(FORBIDDEN)].concat(),
     )?;
-    ensure!(answer(&mut wire)?.contains("57014"));
-    ensure!(answer(&mut wire)?.contains(REFUSED));
+    ensure!(wire.said()?.contains("57014"));
+    ensure!(wire.said()?.contains(REFUSED));
     goes_on(&mut wire, "behind bulk")?;
     finish(&server, &mut agent)
 }
@@ -327,17 +322,14 @@ spec: {mode: enforce, match: {relations: [{name: \"secret.*\"}]}, action: block}
         "select 1, pg_catalog.set_config ( 'Search_Path', 'secret', false ) where true",
     ] {
         let mut wire = Wire::login(("127.0.0.1", server.port))?;
-        wire.send(&wire::query("select 'before', count(*) from kept"))?;
-        let said = answer(&mut wire)?;
+        let said = wire.ask("select 'before', count(*) from kept")?;
         ensure!(said.contains("before"), "{set}: {said}");
         wire.send(&[wire::extended("", set), wire::sync()].concat())?;
-        let said = answer(&mut wire)?;
+        let said = wire.said()?;
         ensure!(!said.contains("ERROR"), "{set}: {said}");
-        wire.send(&wire::query("/* forbidden */ select * from kept"))?;
-        let said = answer(&mut wire)?;
+        let said = wire.ask("/* forbidden */ select * from kept")?;
         ensure!(said.contains(REFUSED), "{set}: {said}");
-        wire.send(&wire::query("select 'behind', count(*) from public.kept"))?;
-        let said = answer(&mut wire)?;
+        let said = wire.ask("select 'behind', count(*) from public.kept")?;
         ensure!(said.contains("behind"), "{set}: {said}");
     }
     ensure!(executed(&server)?.is_empty(), "{:?}", executed(&server)?.first());

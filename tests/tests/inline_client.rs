@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tests::client::{self, Route};
+use tests::guarded::{ASK, POLICIES, executed};
 use tests::operator::{operator, pending};
-use tests::server::{log_file, talkative};
+use tests::server::talkative;
 use tests::stored::wait_for;
 use tests::wire::{self, Wire};
 use xtask::clickhouse::ClickHouse;
@@ -15,40 +16,13 @@ use xtask::postgres::Postgres;
 use xtask::scratch::Scratch;
 use xtask::weir::{self, Weir};
 
-const POLICIES: &str = "kind: DatabasePolicy
-metadata: {name: no-destroy}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [drop, truncate]}
-  action: block
----
-kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [grant]}
-  action: require_approval
-";
-
 fn guarding(server: &Postgres) -> Result<(Weir, ClickHouse)> {
     let scratch = Scratch::new("agent")?;
     fs::create_dir_all(scratch.path().join("policies"))?;
-    fs::write(scratch.path().join("policies/gate.yaml"), POLICIES)?;
+    fs::write(scratch.path().join("policies/gate.yaml"), format!("{POLICIES}{ASK}"))?;
     // Port 1: nothing that listens here goes through the gate.
     let config = format!("gate: {{ports: [1], remote: {{\"127.0.0.1:{}\": postgresql}}}}\n", server.port);
     Weir::run(&weir::binary()?, scratch, &config)
-}
-
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages()?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
-
-fn executed(server: &Postgres) -> Result<usize> {
-    Ok(fs::read_to_string(log_file(server))?.lines().filter(|line| line.contains("forbidden")).count())
 }
 
 #[test]
@@ -57,8 +31,8 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
     server.quietly("create table kept (id int)")?;
     let (mut agent, clickhouse) = guarding(&server)?;
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    assert!(ask(&mut wire, "select 'before'")?.contains("before"));
-    let said = ask(&mut wire, "/* forbidden */ drop table kept")?;
+    assert!(wire.ask("select 'before'")?.contains("before"));
+    let said = wire.ask("/* forbidden */ drop table kept")?;
     assert!(said.contains("blocked by policy no-destroy"), "{said}");
     // Pipelined, in pieces, and longer than any buffer.
     let long = format!("select /* {} */ length('{}')", "x".repeat(100_000), "y".repeat(2_000_000));
@@ -80,8 +54,7 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
         Ok(())
     });
     for wanted in ["one", "blocked by policy", "2000000", "four"] {
-        let messages = wire.messages()?;
-        let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
+        let said = wire.said()?;
         assert!(said.contains(wanted), "{wanted}: {}", &said[..said.len().min(500)]);
     }
     writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
@@ -93,7 +66,7 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
     let blocked =
         "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND disposition = 'blocked'";
     assert!(wait_for(&clickhouse, blocked, |n| n >= 3)? >= 3);
-    assert_eq!(executed(&server)?, 0);
+    assert_eq!(executed(&server)?, Vec::<String>::new());
     // Held until somebody decides.
     wire.send(&wire::query("grant select on kept to public"))?;
     let id = pending(&agent)?;
@@ -104,8 +77,8 @@ fn what_a_client_asks_a_server_elsewhere_is_held_here() -> Result<()> {
     // Switched off, quiet connections go straight to their servers again, and a stopped agent leaves them.
     assert!(operator(&agent, &["gate", "off"])?.0);
     std::thread::sleep(Duration::from_millis(200));
-    assert!(ask(&mut wire, "select 'off'")?.contains("off"));
+    assert!(wire.ask("select 'off'")?.contains("off"));
     assert!(agent.stop()?.success(), "{}", agent.said());
-    assert!(ask(&mut wire, "select 'after'")?.contains("after"));
+    assert!(wire.ask("select 'after'")?.contains("after"));
     Ok(())
 }

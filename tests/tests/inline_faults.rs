@@ -6,27 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::guarded::{POLICIES, executed, guarding};
+use tests::guarded::{ASK, POLICIES, executed, guarding};
 use tests::operator::{operator, pending, shim_of};
 use tests::server::talkative;
 use tests::stored::wait_for;
 use tests::wire::{self, Wire};
-
-const ASK: &str = "kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [grant]}
-  action: require_approval
-";
-
-/// Asks, and gives all that is answered.
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages()?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
 
 /// Behind a statement that waits no more may wait than the settings say: its connection ends, and nobody else's.
 #[test]
@@ -35,7 +19,7 @@ fn who_sends_more_than_may_wait_is_ended() -> Result<()> {
     server.quietly("create table kept (id int)")?;
     let (mut agent, clickhouse) = guarding(&server, ASK, "gate: {held_bytes: 1MiB}\n")?;
     let mut other = Wire::login(("127.0.0.1", server.port))?;
-    ask(&mut other, "select 'before'")?;
+    other.ask("select 'before'")?;
     let mut greedy = Wire::login(("127.0.0.1", server.port))?;
     greedy.send(&wire::query("grant select on kept to public"))?;
     pending(&agent)?;
@@ -49,7 +33,7 @@ fn who_sends_more_than_may_wait_is_ended() -> Result<()> {
     assert!(greedy.until_ready().is_err(), "it was answered");
     wait_for(&clickhouse, "SELECT count() FROM weir.events WHERE error_type = 'held_bytes'", |n| n > 0)?;
     for wire in [&mut other, &mut Wire::login(("127.0.0.1", server.port))?] {
-        let said = ask(wire, "select /* held */ 'after'")?;
+        let said = wire.ask("select /* held */ 'after'")?;
         assert!(said.contains("after"), "{said}");
     }
     let granted = "select count(*) from information_schema.role_table_grants where table_name = 'kept' and grantee = 'PUBLIC'";
@@ -77,9 +61,9 @@ fn visit(port: u16, number: u64) -> Result<()> {
     let mut wire = Wire::login(("127.0.0.1", port))?;
     for turn in 0..10 {
         let wanted = format!("n{number}t{turn}");
-        let said = ask(&mut wire, &format!("select /* {number} */ '{wanted}'"))?;
+        let said = wire.ask(&format!("select /* {number} */ '{wanted}'"))?;
         ensure!(said.contains(&wanted), "asked for {wanted}, got {said:?}");
-        let said = ask(&mut wire, "select 'the same'")?;
+        let said = wire.ask("select 'the same'")?;
         ensure!(said.contains("the same"), "{said:?}");
     }
     // Half of them say that they go.
@@ -124,7 +108,7 @@ fn a_gate_switched_under_load_loses_nothing_and_leaves_nothing() -> Result<()> {
     .with_context(|| agent.said())?;
     // It holds again.
     let mut wire = Wire::login(("127.0.0.1", server.port))?;
-    let said = ask(&mut wire, "/* forbidden */ drop table kept")?;
+    let said = wire.ask("/* forbidden */ drop table kept")?;
     assert!(said.contains("blocked by policy"), "{said}");
     drop(wire);
     // Lanes of those who have gone are free within a moment.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::client::{self, Route};
-use tests::guarded::guarding;
+use tests::guarded::{POLICIES, executed, guarding};
 use tests::operator::{operator, shim_of};
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
@@ -16,34 +16,13 @@ use tests::wire::{self, Wire};
 use xtask::postgres::Postgres;
 
 /// `forbidden` is in each statement that must not be executed. Nothing exists that it could do harm to.
-const POLICIES: &str = "kind: DatabasePolicy
-metadata: {name: no-destroy}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [drop, truncate]}
-  action: block
-";
 const FORBIDDEN: &str = "/* forbidden */ drop table if exists never";
-
-/// Asks, and gives all that is answered.
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages().with_context(|| format!("asked: {text}"))?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
-
-/// How often the server's log says that what is forbidden was executed.
-fn executed(server: &Postgres) -> Result<usize> {
-    let log = std::fs::read_to_string(log_file(server)).context("the server's log")?;
-    Ok(log.lines().filter(|line| line.contains("forbidden")).count())
-}
 
 /// Asks for what is forbidden until it is refused: a session that is at work is taken in at its next moment of rest.
 fn until_refused(wire: &mut Wire) -> Result<usize> {
     let began = Instant::now();
     for count in 0.. {
-        if ask(wire, FORBIDDEN)?.contains("blocked by policy") {
+        if wire.ask(FORBIDDEN)?.contains("blocked by policy") {
             return Ok(count);
         }
         ensure!(began.elapsed() < Duration::from_mins(1), "it is executed after a minute still");
@@ -64,7 +43,7 @@ fn sessions_that_were_open_before_are_held() -> Result<()> {
         let mut wire = Wire::login(("127.0.0.1", server.port))?;
         let (mut agent, clickhouse) = guarding(&server, &format!("{POLICIES}  onUnknown: {unknown}\n"), "")?;
         // As ready as the agent says it is.
-        let said = ask(&mut wire, FORBIDDEN)?;
+        let said = wire.ask(FORBIDDEN)?;
         assert!(said.contains("blocked by policy no-destroy"), "{said}: {}", agent.said());
         for session in [&mut psycopg, &mut asyncpg] {
             let said = session.ask(FORBIDDEN)?;
@@ -79,7 +58,7 @@ fn sessions_that_were_open_before_are_held() -> Result<()> {
         }
         // An error in the transaction ends it, as the server's own would.
         assert_eq!(psql.ask(&format!("{FORBIDDEN}; select 1; rollback; select 'goes on'"))?, "goes on");
-        assert_eq!(executed(&server)?, 0, "{}", agent.said());
+        assert_eq!(executed(&server)?, Vec::<String>::new(), "{}", agent.said());
         // Who asked is known from the server's title and the client's process. What the capture joined too late to
         // see as a statement is told as a decision.
         let told = format!(
@@ -128,8 +107,7 @@ fn at_work(mut wire: Wire, seed: u64, until: &AtomicBool, done: &AtomicU64) -> R
         }
         wire.send(&stream[cut..])?;
         for wanted in wanted {
-            let messages = wire.messages().with_context(|| format!("{wanted} of {number}"))?;
-            let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
+            let said = wire.said().with_context(|| format!("{wanted} of {number}"))?;
             ensure!(said.contains(&wanted), "wanted {wanted}, got {said:?}");
             done.fetch_add(1, Ordering::Relaxed);
         }
@@ -137,7 +115,7 @@ fn at_work(mut wire: Wire, seed: u64, until: &AtomicBool, done: &AtomicU64) -> R
     // It came to rest: from some moment on it is held, and stays so.
     until_refused(&mut wire)?;
     for _ in 0..20 {
-        let said = ask(&mut wire, FORBIDDEN)?;
+        let said = wire.ask(FORBIDDEN)?;
         ensure!(said.contains("blocked by policy"), "{said}");
     }
     Ok(())
@@ -183,7 +161,7 @@ fn what_was_let_go_is_taken_back() -> Result<()> {
     let mut tcp = Wire::login(("127.0.0.1", server.port))?;
     let mut unix = open(&server, &Route::unix(&server), "psycopg")?;
     unix.ask("select 1")?;
-    let said = ask(&mut tcp, FORBIDDEN)?;
+    let said = tcp.ask(FORBIDDEN)?;
     assert!(said.contains("blocked by policy"), "{said}");
     // A Unix socket is taken in when the agent has seen both its ends.
     let began = Instant::now();
@@ -195,11 +173,11 @@ fn what_was_let_go_is_taken_back() -> Result<()> {
     let forbidden = |word: &str| format!("/* forbidden {word} */ drop table if exists never");
     for round in 0..3 {
         assert!(operator(&agent, &["gate", "off"])?.0);
-        let said = ask(&mut tcp, &forbidden("off")).with_context(|| format!("{round}: {}", agent.said()))?;
+        let said = tcp.ask(&forbidden("off")).with_context(|| format!("{round}: {}", agent.said()))?;
         assert!(!said.contains("blocked by policy"), "{round}: {said}");
         assert_eq!(unix.ask(&forbidden("off"))?, "done", "{round}");
         assert!(operator(&agent, &["gate", "on"])?.0);
-        let said = ask(&mut tcp, &forbidden("on")).with_context(|| format!("{round}: {}", agent.said()))?;
+        let said = tcp.ask(&forbidden("on")).with_context(|| format!("{round}: {}", agent.said()))?;
         assert!(said.contains("blocked by policy"), "{round}: {said}: {}", agent.said());
         let said = unix.ask(&forbidden("on"))?;
         assert!(said.contains("blocked by policy"), "{round}: {said}: {}", agent.said());
@@ -211,9 +189,9 @@ fn what_was_let_go_is_taken_back() -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     until_refused(&mut tcp).with_context(|| agent.said())?;
-    assert!(ask(&mut tcp, "select 'all ' || 'else'")?.contains("all else"));
+    assert!(tcp.ask("select 'all ' || 'else'")?.contains("all else"));
     for _ in 0..20 {
-        let said = ask(&mut tcp, &forbidden("on"))?;
+        let said = tcp.ask(&forbidden("on"))?;
         assert!(said.contains("blocked by policy"), "{said}");
     }
     let log = std::fs::read_to_string(log_file(&server)).context("the server's log")?;
@@ -232,7 +210,7 @@ fn what_is_not_taken_in_is_told() -> Result<()> {
     busy.send(&wire::query("select pg_sleep(600)"))?;
     let mut idle = Wire::login(("127.0.0.1", server.port))?;
     let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
-    let said = ask(&mut idle, FORBIDDEN)?;
+    let said = idle.ask(FORBIDDEN)?;
     assert!(said.contains("blocked by policy"), "{said}");
     let told = |cause: &str, client: &Wire| -> Result<String> {
         Ok(format!(
@@ -252,10 +230,10 @@ fn what_is_not_taken_in_is_told() -> Result<()> {
     let (mut next, clickhouse) = guarding(&server, POLICIES, "")?;
     for wire in [&mut busy, &mut idle] {
         assert_eq!(wait_for(&clickhouse, &told("gate_refused", wire)?, |n| n > 0)?, 1);
-        assert!(ask(wire, "select 'all ' || 'else'")?.contains("all else"));
+        assert!(wire.ask("select 'all ' || 'else'")?.contains("all else"));
     }
     let mut new = Wire::login(("127.0.0.1", server.port))?;
-    let said = ask(&mut new, FORBIDDEN)?;
+    let said = new.ask(FORBIDDEN)?;
     assert!(said.contains("blocked by policy"), "{said}");
     assert!(next.stop()?.success(), "{}", next.said());
     Ok(())
@@ -284,7 +262,7 @@ fn who_hangs_up_at_once_loses_nothing() -> Result<()> {
         ensure!(began.elapsed() < Duration::from_secs(30), "{found} of {wanted}: {}", agent.said());
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(executed(&server)?, 0);
+    assert_eq!(executed(&server)?, Vec::<String>::new());
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }
@@ -309,10 +287,9 @@ fn what_comes_before_the_accept_does_not_make_the_server_spin() -> Result<()> {
     }
     for (number, wire) in sessions.iter_mut().enumerate() {
         wire.until_ready()?;
-        let messages = wire.messages().with_context(|| format!("{number}: {}", agent.said()))?;
-        let said: String = messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect();
+        let said = wire.said().with_context(|| format!("{number}: {}", agent.said()))?;
         ensure!(said.contains(&format!("early{number}")), "{number}: {said}");
-        let said = ask(wire, FORBIDDEN)?;
+        let said = wire.ask(FORBIDDEN)?;
         ensure!(said.contains("blocked by policy"), "{number}: {said}");
     }
     // What spins burns its processor; these have nothing to do.
@@ -354,7 +331,7 @@ spec: {mode: enforce, match: {}, action: block}
     std::fs::write(agent.home().join("policies/gate.yaml"), ALL)?;
     let mut other = Wire::login(("127.0.0.1", server.port))?;
     let began = Instant::now();
-    while !ask(&mut other, "select 1")?.contains("blocked by policy nothing") {
+    while !other.ask("select 1")?.contains("blocked by policy nothing") {
         ensure!(began.elapsed() < Duration::from_secs(30), "it is not forbidden: {}", agent.said());
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use tests::client::{self, Route, Session};
 use tests::drivers;
-use tests::guarded::{POLICIES, executed};
+use tests::guarded::{ASK, POLICIES, executed};
 use tests::operator::{operator, pending};
 use tests::sealed::{self, Certificate};
 use tests::server::talkative;
@@ -15,16 +15,6 @@ use xtask::clickhouse::ClickHouse;
 use xtask::postgres::Postgres;
 use xtask::scratch::Scratch;
 use xtask::weir::{self, Weir};
-
-const ASK: &str = "---
-kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [grant]}
-  action: require_approval
-";
 
 /// A server behind a relay that takes the TLS off with a library that nobody can read: its end tells nothing, as if it were
 /// on another host. Port 1: nothing that listens here is in the gate.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::client::{self, Route, Session};
-use tests::guarded::{POLICIES, audited as executed, blocked, guarding};
+use tests::guarded::{ASK, POLICIES, audited as executed, blocked, guarding};
 use tests::netns::NetNs;
 use tests::operator::{operator, shim_of};
 use tests::prevent::{Driver, compare};
@@ -62,16 +62,6 @@ fn sessions_that_wait_at_once_get_their_own_answers() -> Result<()> {
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }
-
-const ASK: &str = "---
-kind: DatabasePolicy
-metadata: {name: ask-first}
-spec:
-  mode: enforce
-  match:
-    statement: {effects: [grant]}
-  action: require_approval
-";
 
 /// Whatever its size and form, a forbidden text is not executed; one that is allowed is, however long it is.
 #[test]

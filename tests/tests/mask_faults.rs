@@ -40,13 +40,6 @@ fn masking(server: &Postgres, policy: &str) -> Result<(Weir, ClickHouse)> {
     Weir::run(&weir::binary()?, scratch, &format!("capture: {{ports: {{{}: postgresql}}}}\n", server.port))
 }
 
-/// Asks, and gives all that is answered.
-fn ask(wire: &mut Wire, text: &str) -> Result<String> {
-    wire.send(&wire::query(text))?;
-    let messages = wire.messages()?;
-    Ok(messages.iter().map(|(_, body)| String::from_utf8_lossy(body)).collect())
-}
-
 fn login(server: &Postgres) -> Result<Wire> {
     Wire::login(("127.0.0.1", server.port))
 }
@@ -64,7 +57,7 @@ fn large_answers_come_whole_and_slow_clients_slow_the_server() -> Result<()> {
         Ok(memory.trim().trim_end_matches(" kB").parse()?)
     };
     let mut wire = login(&server)?;
-    assert!(ask(&mut wire, "select email from people")?.contains("SELECT 1"));
+    assert!(wire.ask("select email from people")?.contains("SELECT 1"));
     let before = memory()?;
     let text = format!(
         "select i, repeat('y', 500) as note, 'zq' || i || '@example.org' as email from generate_series(1, {ROWS}) i"
@@ -84,7 +77,7 @@ fn large_answers_come_whole_and_slow_clients_slow_the_server() -> Result<()> {
         }
     }
     assert_eq!(rows, ROWS);
-    assert!(ask(&mut wire, "select 'goes on'")?.contains("goes on"));
+    assert!(wire.ask("select 'goes on'")?.contains("goes on"));
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }
@@ -105,19 +98,19 @@ fn what_cannot_be_masked_is_refused() -> Result<()> {
         "SELECT count() FROM weir.events WHERE disposition = 'blocked' AND policy_rule = 'mask-mail'";
     assert!(wait_for(&clickhouse, blocked, |n| n > 0)? > 0);
     // Other rules, while it runs: one that lets pass what cannot be masked.
-    let said = ask(&mut login(&server)?, "copy people to stdout")?;
+    let said = login(&server)?.ask("copy people to stdout")?;
     assert!(said.contains("cannot be masked") && !said.contains(HIDDEN), "{said}");
     fs::write(agent.home().join("policies/mask.yaml"), format!("{POLICY}  onUnknown: alert\n"))?;
     let mut said = String::new();
     for _ in 0..100 {
-        said = ask(&mut login(&server)?, "copy people to stdout")?;
+        said = login(&server)?.ask("copy people to stdout")?;
         if said.contains(HIDDEN) {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(said.contains(HIDDEN), "the rule says that it may pass: {said}");
-    let said = ask(&mut login(&server)?, "select email from people")?;
+    let said = login(&server)?.ask("select email from people")?;
     assert!(!said.contains(HIDDEN), "what can be masked is: {said}");
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
@@ -129,7 +122,7 @@ fn switched_off_and_on_no_answer_is_cut() -> Result<()> {
     let server = server()?;
     let (mut agent, _clickhouse) = masking(&server, POLICY)?;
     let (mut idle, mut busy) = (login(&server)?, login(&server)?);
-    assert!(!ask(&mut idle, "select email from people")?.contains(HIDDEN));
+    assert!(!idle.ask("select email from people")?.contains(HIDDEN));
     busy.send(&wire::query(
         "select i, 'zq' || i || '@example.org' as email from generate_series(1, 100000) i",
     ))?;
@@ -137,7 +130,7 @@ fn switched_off_and_on_no_answer_is_cut() -> Result<()> {
     busy.stream.read_exact(&mut first)?;
     let (done, said) = operator(&agent, &["gate", "off"])?;
     assert!(done, "{said}");
-    let seen = ask(&mut idle, "select email from people")?;
+    let seen = idle.ask("select email from people")?;
     assert!(seen.contains(HIDDEN), "nothing is masked while the gate is off: {seen}");
     // What was asked before is masked to its end.
     let mut rest = Vec::new();
@@ -152,10 +145,10 @@ fn switched_off_and_on_no_answer_is_cut() -> Result<()> {
     }
     let text = String::from_utf8_lossy(&rest);
     assert!(text.contains("SELECT 100000") && !text.contains("@example.org"));
-    assert!(ask(&mut busy, "select 'goes on'")?.contains("goes on"));
+    assert!(busy.ask("select 'goes on'")?.contains("goes on"));
     let (done, said) = operator(&agent, &["gate", "on"])?;
     assert!(done, "{said}");
-    let seen = ask(&mut login(&server)?, "select email from people")?;
+    let seen = login(&server)?.ask("select email from people")?;
     assert!(!seen.contains(HIDDEN), "{seen}");
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
@@ -167,7 +160,7 @@ fn a_shim_that_is_gone_shows_nothing() -> Result<()> {
     let server = server()?;
     let (mut agent, clickhouse) = masking(&server, POLICY)?;
     let (mut idle, mut busy) = (login(&server)?, login(&server)?);
-    assert!(!ask(&mut idle, "select email from people")?.contains(HIDDEN));
+    assert!(!idle.ask("select email from people")?.contains(HIDDEN));
     busy.send(&wire::query("select pg_sleep(20), email from people"))?;
     std::thread::sleep(Duration::from_millis(100));
     let shim = rustix::process::Pid::from_raw(shim_of(&agent)?).context("a pid")?;
@@ -177,9 +170,9 @@ fn a_shim_that_is_gone_shows_nothing() -> Result<()> {
     assert!(!String::from_utf8_lossy(&left).contains(HIDDEN));
     let told = "SELECT count() FROM weir.events WHERE event_kind = 'loss' AND error_type = 'shim_gone'";
     assert!(wait_for(&clickhouse, told, |n| n > 0)? > 0);
-    let seen = ask(&mut idle, "select email from people")?;
+    let seen = idle.ask("select email from people")?;
     assert!(!seen.contains(HIDDEN) && seen.contains("SELECT 1"), "{seen}");
-    let seen = ask(&mut login(&server)?, "select email from people")?;
+    let seen = login(&server)?.ask("select email from people")?;
     assert!(!seen.contains(HIDDEN) && seen.contains("SELECT 1"), "{seen}");
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())

@@ -17,6 +17,18 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
+/// The section of the kernel that runs here; empty where it has none.
+pub fn image() -> Vec<u8> {
+    std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default()
+}
+
+/// What is asked of it, all at once: reading it takes its time. An error says why there is nothing to ask.
+pub fn ask<T>(what: impl FnOnce(&Btf<'_>) -> T) -> Result<T, String> {
+    let image = image();
+    let btf = Btf::parse(&image).ok_or("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")?;
+    Ok(what(&btf))
+}
+
 impl<'a> Btf<'a> {
     /// Reads the section; `None` where it is not BTF of this machine's byte order.
     pub fn parse(data: &'a [u8]) -> Option<Self> {
@@ -56,6 +68,11 @@ impl<'a> Btf<'a> {
             .filter(|t| word(t, 4).is_some_and(|info| info >> 24 & 31 == STRUCT))
             .filter(|t| word(t, 0).is_some_and(|at| self.name(at) == name.as_bytes()))
             .find_map(|t| self.member(t, field.as_bytes(), 4))
+    }
+
+    /// The same, of what there has to be; an error names what is missing.
+    pub fn wanted(&self, name: &str, field: &str) -> Result<u32, String> {
+        self.offset(name, field).ok_or_else(|| format!("the kernel's BTF has no {name}.{field}"))
     }
 
     fn member(&self, record: &[u8], field: &[u8], depth: u32) -> Option<u32> {
@@ -100,6 +117,8 @@ mod tests {
         assert_eq!(btf.offset("s", "a"), Some(0));
         assert_eq!(btf.offset("s", "c"), Some(8));
         assert_eq!(btf.offset("s", "d"), None);
+        assert_eq!(btf.wanted("s", "c"), Ok(8));
+        assert_eq!(btf.wanted("s", "d"), Err("the kernel's BTF has no s.d".to_owned()));
         assert!(Btf::parse(&data[..data.len() - strings.len() - 1]).is_none());
     }
 }

@@ -19,7 +19,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 
-use super::btf::Btf;
+use super::btf::{self, Btf};
 use super::tls::programs::{self, Programs};
 use super::unix;
 use crate::metrics::fill::Fill;
@@ -213,7 +213,7 @@ fn clock_offset() -> u64 {
 /// What the programs must know of this kernel. 0 says "unknown": then arguments and parents come from /proc
 /// alone, where they may come too late.
 fn globals() -> Vec<(&'static str, u32)> {
-    let image = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let image = btf::image();
     let btf = Btf::parse(&image);
     let offset = |s: &str, f: &str| btf.as_ref().and_then(|b| b.offset(s, f)).unwrap_or(0);
     let mut globals = vec![

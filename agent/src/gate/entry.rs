@@ -8,8 +8,9 @@ use aya::maps::{HashMap, MapData};
 use aya::programs::Iter;
 use aya::{Btf, Ebpf};
 
-use crate::capture::kernel_at_least;
+use super::guard::Globals;
 use crate::capture::live::{CaptureError, typed};
+use crate::capture::{btf, kernel_at_least};
 
 const PROGRAM: &str = "weir_late";
 
@@ -21,14 +22,9 @@ pub(super) struct Entrance {
 
 /// What the kernel program must know of this kernel: where a socket counts its unread packets. An error names what is
 /// missing.
-pub(super) fn globals() -> Result<Vec<(&'static str, u32)>, String> {
-    let image = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-    let btf =
-        crate::capture::btf::Btf::parse(&image).ok_or("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")?;
-    let offset = |name, field| {
-        btf.offset(name, field).ok_or_else(|| format!("the kernel's BTF has no {name}.{field}"))
-    };
-    Ok(vec![("SK_QUEUED", offset("sock", "sk_receive_queue")? + offset("sk_buff_head", "qlen")?)])
+pub(super) fn globals(btf: &btf::Btf<'_>) -> Globals {
+    let queued = btf.wanted("sock", "sk_receive_queue")? + btf.wanted("sk_buff_head", "qlen")?;
+    Ok(vec![("SK_QUEUED", queued)])
 }
 
 impl Entrance {

@@ -14,6 +14,7 @@ use aya::{Ebpf, EbpfLoader};
 use super::entry::{self, Entrance};
 use super::lanes::{LaneRef, Lanes, Page};
 use super::parse::{self, Parsers};
+use crate::capture::btf;
 use crate::capture::live::{CaptureError, cgroup2, typed};
 
 /// The kernel programs.
@@ -129,6 +130,9 @@ pub fn remote(server: SocketAddr) -> Remote {
     remote
 }
 
+/// What is to be set in programs before they are loaded, by name; an error says why it cannot be known.
+pub type Globals = Result<Vec<(&'static str, u32)>, String>;
+
 impl Guard {
     /// Loads and attaches everything; nothing is enrolled before [`Guard::arm`] and [`Guard::enrol_port`].
     /// `tls`: servers' parsers are probed, for what cannot be read on its way.
@@ -140,12 +144,9 @@ impl Guard {
         for name in ["SHIMS", "SERVES"] {
             loader.map_max_entries(name, 3 * LANES + 1);
         }
-        let globals = parse::globals();
-        for (name, value) in globals.as_deref().unwrap_or_default() {
-            loader.override_global(name, value, true);
-        }
-        let queued = entry::globals();
-        for (name, value) in queued.as_deref().unwrap_or_default() {
+        let known = btf::ask(|btf| [parse::globals(btf), entry::globals(btf)]);
+        let [globals, queued] = known.unwrap_or_else(|why| [Err(why.clone()), Err(why)]);
+        for (name, value) in globals.iter().chain(&queued).flatten() {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(OBJECT)?;

@@ -65,6 +65,8 @@ pub(super) struct Desk {
     pub(super) known: KnownTexts,
     pub(super) news: VecDeque<News>,
     untold: u64,
+    /// Bytes that could not be sent on, of connections that are there, and were not told.
+    pub(super) dropped: u64,
     /// Messages that a canary has spoken about.
     pub(super) watched: u64,
     pub(super) draining: bool,
@@ -250,6 +252,7 @@ impl Holder {
                 },
                 news: VecDeque::new(),
                 untold: 0,
+                dropped: 0,
                 watched: 0,
                 draining: false,
                 ids: Ids::new(run),
@@ -688,6 +691,10 @@ impl Holder {
         if self.desk.untold > 0 && self.desk.news.len() < NEWS_MAX {
             let untold = std::mem::take(&mut self.desk.untold);
             self.desk.news.push_back(News::Untold(untold));
+        }
+        if self.desk.dropped > 0 && self.desk.news.len() < NEWS_MAX {
+            let dropped = std::mem::take(&mut self.desk.dropped);
+            self.desk.news.push_back(News::Dropped(dropped));
         }
         while let Some(news) = self.desk.news.front() {
             if message::send_now(self.agent.as_fd(), news).is_err() {

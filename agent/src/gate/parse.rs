@@ -14,6 +14,7 @@ use aya::Ebpf;
 use aya::maps::{HashMap as BpfMap, Map, MapData};
 use aya::programs::UProbe;
 
+use super::guard::Globals;
 use super::lanes::Page;
 use crate::capture::btf::Btf;
 use crate::capture::live::{CaptureError, typed};
@@ -42,7 +43,7 @@ pub struct Parsers {
 }
 
 /// What the kernel program must know of this kernel, by the names that it has for it. An error names what is missing.
-pub fn globals() -> Result<Vec<(&'static str, u32)>, String> {
+pub fn globals(btf: &Btf<'_>) -> Globals {
     const FIELDS: [(&str, &str, &str); 13] = [
         ("TASK_START", "task_struct", "start_time"),
         ("TASK_FILES", "task_struct", "files"),
@@ -58,14 +59,7 @@ pub fn globals() -> Result<Vec<(&'static str, u32)>, String> {
         ("SK_PORT", "sock_common", "skc_num"),
         ("SK_COOKIE", "sock_common", "skc_cookie"),
     ];
-    let image = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-    let btf = Btf::parse(&image).ok_or("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")?;
-    let offset = |(global, name, field): (&'static str, &str, &str)| {
-        let offset =
-            btf.offset(name, field).ok_or_else(|| format!("the kernel's BTF has no {name}.{field}"))?;
-        Ok((global, offset))
-    };
-    FIELDS.into_iter().map(offset).collect()
+    FIELDS.into_iter().map(|(global, name, field)| Ok((global, btf.wanted(name, field)?))).collect()
 }
 
 impl Parsers {

@@ -134,6 +134,8 @@ pub enum News {
     Answers,
     /// Decisions were not told because the agent did not listen.
     Untold(u64),
+    /// Bytes of statements or answers were let through and could not be sent on.
+    Dropped(u64),
     /// Everything is let go.
     Drained,
 }

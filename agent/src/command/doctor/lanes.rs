@@ -11,6 +11,7 @@ use aya_obj::generated::bpf_prog_type;
 use super::connections::{Seen, databases, shown};
 use super::kernel::older_than;
 use super::{Finding, Need, Status};
+use crate::capture::btf;
 use crate::capture::tls::parser;
 use crate::gate::{parse, waits_in_kernel};
 
@@ -156,7 +157,7 @@ fn unparsed(system: &str, servers: &[u32]) -> Option<String> {
     if older_than("6.0") {
         return Some("probes that wait need Linux 6.0".into());
     }
-    if let Err(why) = parse::globals() {
+    if let Err(why) = btf::ask(parse::globals).flatten() {
         return Some(why);
     }
     let exports = |pid: &u32| {

@@ -96,13 +96,15 @@ impl Answers {
     }
 
     /// Sends on what there is; true where nothing is left.
-    pub(super) fn flush(&mut self, socket: &OwnedFd) -> bool {
+    pub(super) fn flush(&mut self, socket: &OwnedFd, desk: &mut Desk) -> bool {
         while let Some(rest) = self.out.get(self.at..).filter(|rest| !rest.is_empty()) {
             match super::session::forward(socket, rest) {
                 Some(0) => return false,
                 Some(sent) => self.at += sent,
-                // The connection is gone.
-                None => self.at = self.out.len(),
+                None => {
+                    desk.dropped += rest.len() as u64;
+                    self.at = self.out.len();
+                }
             }
         }
         self.out.clear();

@@ -240,7 +240,7 @@ impl Session {
             lane.set_answering(u32::from(self.waits()));
         }
         let Some(answers) = &mut self.answers else { return turn };
-        let flushed = from_server.is_none_or(|socket| answers.flush(socket));
+        let flushed = from_server.is_none_or(|socket| answers.flush(socket, desk));
         lane.set_answering(u32::from(!answers.is_idle()));
         match turn {
             Turn::Done | Turn::At(_) if !flushed => Turn::Again,
@@ -265,7 +265,10 @@ impl Session {
                         }
                         drop(self.out.drain(..sent));
                     }
-                    None => self.out.clear(),
+                    None => {
+                        desk.dropped += self.out.len() as u64;
+                        self.out.clear();
+                    }
                 }
             }
             if self.blind && self.answers.is_some() {
@@ -293,8 +296,8 @@ impl Session {
                         self.pass -= sent as u64;
                         self.consume(sent, lane);
                     }
-                    // The server's socket is gone; what was meant for it goes nowhere.
                     None => {
+                        desk.dropped += count as u64;
                         self.pass -= count as u64;
                         self.consume(count, lane);
                     }
@@ -352,7 +355,7 @@ impl Session {
         }
         if self.sealed.is_some() {
             // All that it is made of was judged.
-            return self.flush(socket);
+            return self.flush(socket, desk);
         }
         self.let_go(lane, desk.draining);
         Turn::Done
@@ -720,7 +723,8 @@ fn now() -> Nanos {
     Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Sends to the server; how many bytes it took, 0 for none now, none where there is nobody.
+/// Sends to the server; how many bytes it took, 0 for none now, none where it goes nowhere. A connection that is gone is no
+/// reason, but for the moment in which it closes: the kernel side takes what is meant for it all the same.
 pub(super) fn forward(socket: &OwnedFd, bytes: &[u8]) -> Option<usize> {
     match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
         Ok(sent) => Some(sent),

@@ -227,6 +227,11 @@ impl Driver {
                 event.db_query_text = format!("{count} decisions of the gate were not told").into();
                 event.statement_complete = false;
             }),
+            News::Dropped(bytes) => pipeline.note(EventKind::Loss, now, |event| {
+                event.error_type = "gate_dropped".into();
+                event.db_query_text = format!("{bytes} bytes could not be sent on by the gate").into();
+                event.statement_complete = false;
+            }),
             News::Ask { id, cookie, rule, digest, shown } => {
                 self.ask(id, cookie, &rule, (digest, shown), now, pipeline);
             }

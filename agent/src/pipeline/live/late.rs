@@ -45,6 +45,8 @@ pub(super) struct Late {
     adopted: HashSet<u64>,
     /// Those that cannot be.
     barred: HashSet<u64>,
+    /// That they cannot be let in was said: where this kernel is the reason, each look would say it again.
+    said: bool,
 }
 
 #[derive(Default)]
@@ -164,7 +166,12 @@ impl Driver {
             };
             for _ in 0..WALKS {
                 let answers = inline.let_in(&wanted, &place).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "connections that were open before are not held");
+                    let words = "connections that were open before are not held";
+                    if std::mem::replace(&mut self.late.said, true) {
+                        tracing::debug!(%error, "{words}");
+                    } else {
+                        tracing::warn!(%error, "{words}");
+                    }
                     wanted.iter().map(|(cookie, _)| (*cookie, Err(Barred::Other))).collect()
                 });
                 for (cookie, answer) in answers {

@@ -84,7 +84,7 @@ impl Session {
         }
         let drains = desk.draining && self.held.is_none();
         let Some(plain) = desk.plain.as_mut().filter(|_| !self.blind && !drains) else {
-            return Some(self.flush(socket));
+            return Some(self.flush(socket, desk));
         };
         // The ciphertext was read before: what it is made of is there.
         plain.drain();
@@ -103,7 +103,7 @@ impl Session {
                     (sealed.bound, sealed.unclear) = (true, None);
                     desk.news.push_back(News::Unsealed { cookie: self.cookie, object, pid });
                 }
-                Found::Nothing if is_handshake(&sealed.records) => return Some(self.flush(socket)),
+                Found::Nothing if is_handshake(&sealed.records) => return Some(self.flush(socket, desk)),
                 // Its library is not probed, or not yet.
                 Found::Nothing => return Some(self.cannot_read("tls", socket, desk)),
                 Found::Unclear => {
@@ -132,11 +132,11 @@ impl Session {
             self.doom("", desk);
             return Turn::Done;
         }
-        self.flush(socket)
+        self.flush(socket, desk)
     }
 
     /// Sends the ciphertext on.
-    pub(super) fn flush(&mut self, socket: &OwnedFd) -> Turn {
+    pub(super) fn flush(&mut self, socket: &OwnedFd, desk: &mut Desk) -> Turn {
         let Some(sealed) = self.sealed.as_deref_mut() else { return Turn::Done };
         let mut at = 0;
         let mut turn = Turn::Done;
@@ -147,8 +147,10 @@ impl Session {
                     break;
                 }
                 Some(sent) => at += sent,
-                // Nobody is there any more.
-                None => at = sealed.cipher.len(),
+                None => {
+                    desk.dropped += (sealed.cipher.len() - at) as u64;
+                    at = sealed.cipher.len();
+                }
             }
         }
         sealed.cipher.drain(..at);
