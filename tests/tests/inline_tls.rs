@@ -2,7 +2,8 @@
 //! goes on. The oracle is what the server's log says that it has executed, and its data.
 
 use std::fs;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -150,6 +151,7 @@ fn sessions_outlive_the_agent() -> Result<()> {
         server.quietly("create table kept (id int)")?;
         let (mut agent, _clickhouse) =
             guarding(&server, POLICIES, &format!("gate: {{tls: true, fail: {fail}}}"))?;
+        let shim = shim_of(&agent)?;
         let mut session = Session::psql(&server, &Route::loopback4().over_tls())?;
         assert_eq!(session.ask("/* forbidden */ drop table kept; select 'goes on'")?, "goes on");
         assert_eq!(executed(&server)?, Vec::<String>::new());
@@ -164,6 +166,16 @@ fn sessions_outlive_the_agent() -> Result<()> {
         }
         assert_eq!(session.ask("/* forbidden */ drop table kept; select 'after'")?, "after");
         assert_eq!(executed(&server)?.is_empty(), refuses, "fail: {fail}, killed: {kill}");
+        // It has nobody left to watch.
+        drop(session);
+        let begin = Instant::now();
+        while Path::new(&format!("/proc/{shim}")).exists() {
+            ensure!(
+                begin.elapsed() < Duration::from_secs(20),
+                "fail: {fail}: the shim stays without a session"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
     Ok(())
 }

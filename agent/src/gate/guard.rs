@@ -83,11 +83,13 @@ pub enum Part {
     Answers,
     /// Sessions about which is asked.
     Classes,
+    /// Enrolled sockets, by cookie.
+    Guarded,
 }
 
 impl Part {
     /// All of them, in order, with the names of their maps.
-    pub const ALL: [(Part, &'static str); 11] = [
+    pub const ALL: [(Part, &'static str); 12] = [
         (Part::Shims, "SHIMS"),
         (Part::Serves, "SERVES"),
         (Part::Lanes, "LANES"),
@@ -99,6 +101,7 @@ impl Part {
         (Part::Asked, "ASKED"),
         (Part::Answers, "ANSWERS"),
         (Part::Classes, "CLASSES"),
+        (Part::Guarded, "GUARDED"),
     ];
 }
 

@@ -15,7 +15,7 @@ use agent_core::policy::{Policies, Problem, Source};
 use agent_core::protocol::PROTOCOLS;
 use agent_core::sensitive::Catalog;
 use agent_core::sql::{Text, Texts};
-use aya::maps::{Array, HashMap as BpfMap, Map, MapData};
+use aya::maps::{Array, HashMap as BpfMap, Map, MapData, SockHash};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::guard::Part;
@@ -57,6 +57,8 @@ const AGAIN: Duration = Duration::from_micros(500);
 
 /// What sessions share.
 pub(super) struct Desk {
+    /// Where news go.
+    agent: OwnedFd,
     pub(super) policies: Arc<Policies>,
     pub(super) generation: u32,
     pub(super) texts: Texts,
@@ -155,6 +157,25 @@ impl Desk {
         }
         self.news.push_back(news);
     }
+
+    /// Tells the agent what there is to tell, as long as it listens. What becomes of a statement it has to know before the
+    /// statement has an answer.
+    pub(super) fn speak(&mut self) {
+        if self.untold > 0 && self.news.len() < NEWS_MAX {
+            let untold = std::mem::take(&mut self.untold);
+            self.news.push_back(News::Untold(untold));
+        }
+        if self.dropped > 0 && self.news.len() < NEWS_MAX {
+            let dropped = std::mem::take(&mut self.dropped);
+            self.news.push_back(News::Dropped(dropped));
+        }
+        while let Some(news) = self.news.front() {
+            if message::send_now(self.agent.as_fd(), news).is_err() {
+                break;
+            }
+            self.news.pop_front();
+        }
+    }
 }
 
 /// A lane that wants to be looked at again, soonest first.
@@ -168,6 +189,7 @@ pub struct Holder {
     lanes: Lanes,
     shared: Page<Shared>,
     pool: Pool,
+    guarded: SockHash<MapData, u64>,
     hellos: Array<MapData, [u8; HELLO_MAX as usize]>,
     sessions: Vec<Option<Box<Session>>>,
     later: BinaryHeap<Later>,
@@ -224,10 +246,12 @@ impl Holder {
         )?;
         let (questions, unseen) =
             Questions::new(take(Part::Asked)?, &take(Part::Answers)?, take(Part::Classes)?)?;
+        let guarded = SockHash::try_from(Map::SockHash(data(take(Part::Guarded)?)?))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&questions, EpollEvent::new(EpollFlags::EPOLLIN, ASKED))?;
         epoll.add(&agent, EpollEvent::new(EpollFlags::EPOLLIN, AGENT))?;
         let key = shared.key();
+        let teller = agent.try_clone()?;
         let mut holder = Self {
             epoll,
             agent,
@@ -235,9 +259,11 @@ impl Holder {
             lanes,
             shared,
             pool,
+            guarded,
             hellos,
             later: BinaryHeap::new(),
             desk: Desk {
+                agent: teller,
                 policies: Arc::default(),
                 generation: 0,
                 texts: Texts::default(),
@@ -320,6 +346,9 @@ impl Holder {
             if now.duration_since(beaten) >= BEAT {
                 beaten = now;
                 self.shared.beat(now_ns());
+                if self.orphaned.is_some() {
+                    self.look_for_ends();
+                }
                 self.clean();
                 if let Some(plain) = &mut self.desk.plain {
                     plain.drain();
@@ -348,7 +377,7 @@ impl Holder {
             }
             self.due();
             self.questions.tend(&mut self.desk);
-            self.speak();
+            self.desk.speak();
             if let Some(since) = self.orphaned {
                 // Each of them passes from here on, or has something on its way to this process.
                 self.clean();
@@ -582,6 +611,16 @@ impl Holder {
         }
     }
 
+    /// The program that sees connections end has gone with the agent. Those that are over are in the kernel's map no more.
+    fn look_for_ends(&mut self) {
+        let here: HashSet<u64> = self.guarded.keys().filter_map(Result::ok).collect();
+        for lane in (0..self.pool.len()).filter_map(|index| self.lanes.get(index)) {
+            if lane.state() == state::OPEN && !here.contains(&lane.cookie()) {
+                lane.set_state(state::CLOSED);
+            }
+        }
+    }
+
     /// Lets the answers of a session go straight to its client, where nobody is to mask them any more and nothing of them
     /// is on its way.
     fn settle(&mut self, index: usize) {
@@ -683,24 +722,6 @@ impl Holder {
                 self.turn(index);
                 return;
             }
-        }
-    }
-
-    /// Tells the agent what there is to tell, as long as it listens.
-    fn speak(&mut self) {
-        if self.desk.untold > 0 && self.desk.news.len() < NEWS_MAX {
-            let untold = std::mem::take(&mut self.desk.untold);
-            self.desk.news.push_back(News::Untold(untold));
-        }
-        if self.desk.dropped > 0 && self.desk.news.len() < NEWS_MAX {
-            let dropped = std::mem::take(&mut self.desk.dropped);
-            self.desk.news.push_back(News::Dropped(dropped));
-        }
-        while let Some(news) = self.desk.news.front() {
-            if message::send_now(self.agent.as_fd(), news).is_err() {
-                break;
-            }
-            self.desk.news.pop_front();
         }
     }
 }

@@ -256,6 +256,9 @@ impl Session {
             if self.sealed.as_ref().is_some_and(|sealed| sealed.is_doomed()) {
                 return Turn::Done;
             }
+            if !desk.news.is_empty() {
+                desk.speak();
+            }
             while !self.out.is_empty() {
                 match forward(socket, &self.out) {
                     Some(0) => return Turn::Again,
