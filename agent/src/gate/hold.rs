@@ -352,6 +352,7 @@ impl Holder {
                 self.clean();
                 if let Some(plain) = &mut self.desk.plain {
                     plain.drain();
+                    plain.tend(now_ns());
                 }
                 self.grow()?;
             }

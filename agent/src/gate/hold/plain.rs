@@ -19,6 +19,8 @@ use aya::maps::{HashMap as BpfMap, Map, MapData, RingBuf};
 const KEPT_MAX: usize = 64 << 20;
 /// The same of one.
 const KEPT_ONE: usize = 4 << 20;
+/// How long a session may write nothing before it is forgotten that has no connection; nanoseconds.
+const IDLE: u64 = 30_000_000_000;
 /// Writes that are remembered before a session's connection is known.
 const WRITES_MAX: usize = 64;
 
@@ -44,8 +46,9 @@ struct Streams {
 /// One session.
 struct Stream {
     bytes: Vec<u8>,
-    /// Bytes that it has written.
+    /// Bytes that it has written, and how many when its last write began.
     end: u64,
+    offset: u64,
     /// Part of it was not seen.
     lost: bool,
     /// When its first write began, and its last one, and by which thread.
@@ -147,6 +150,14 @@ impl Plaintexts {
         !lost && !stream.lost && records.iter().all(|length| follow.record(*length))
     }
 
+    /// Forgets sessions that no connection came for: what their processes ask is asked of servers that are not held.
+    pub(super) fn tend(&mut self, now: u64) {
+        let Streams { free, kept, .. } = &mut self.streams;
+        for (_, gone) in free.extract_if(|_, stream| now.saturating_sub(stream.last) > IDLE) {
+            *kept -= gone.bytes.len();
+        }
+    }
+
     /// A connection is not read any more.
     pub(super) fn give_up(&mut self, cookie: u64) {
         if let Some(key) = self.forget(cookie) {
@@ -192,6 +203,7 @@ impl Streams {
         let stream = self.free.entry(key).or_insert_with(|| Stream {
             bytes: Vec::new(),
             end: 0,
+            offset: 0,
             // It may be that the shim has begun in the middle of it.
             lost: head.offset != 0,
             begun: head.time,
@@ -218,6 +230,9 @@ impl Stream {
     fn take(&mut self, head: &Plain, bytes: &[u8]) -> usize {
         (self.last, self.thread) = (head.time, head.thread);
         if head.call != 0 {
+            // A number that goes back is that of a session which the kernel side does not remember.
+            self.lost |= head.offset < self.offset;
+            self.offset = head.offset;
             let fresh = (head.offset + u64::from(head.call)).saturating_sub(self.end.max(head.offset));
             let fresh = u32::try_from(fresh).unwrap_or(u32::MAX);
             match &mut self.follow {
@@ -231,6 +246,11 @@ impl Stream {
         let known = usize::try_from(self.end.saturating_sub(head.offset)).unwrap_or(usize::MAX);
         let new = bytes.get(known..).unwrap_or_default();
         self.end = self.end.max(head.offset + bytes.len() as u64);
+        if self.follow.is_some() && self.bytes.len() + new.len() > KEPT_MAX {
+            // Nothing of it is sent.
+            self.lost = true;
+            return 0;
+        }
         self.bytes.extend_from_slice(new);
         new.len()
     }
@@ -277,6 +297,11 @@ mod tests {
         assert_eq!(streams.kept, first.len() + 4);
         streams.take(&head(end + 5, b"x"), b"x");
         assert!(streams.free[&KEY].lost);
+        let mut streams = Streams::default();
+        streams.take(&head(0, &first), &first);
+        streams.take(&head(end, b"next"), b"next");
+        streams.take(&head(0, b"else"), b"else");
+        assert!(streams.free[&KEY].lost, "the kernel side has begun to count anew");
     }
 
     #[test]

@@ -88,6 +88,10 @@ impl Session {
         };
         // The ciphertext was read before: what it is made of is there.
         plain.drain();
+        if !sealed.framer.is_in_step() {
+            // It is no TLS, or the kernel makes the records (kTLS).
+            return Some(self.cannot_read("tls", socket, desk));
+        }
         if !sealed.bound {
             let traits = Traits {
                 cookie: self.cookie,
@@ -128,7 +132,7 @@ impl Session {
         if let Some(plain) = &mut desk.plain {
             plain.give_up(self.cookie);
         }
-        if desk.closed {
+        if desk.closed || self.held.is_some() {
             self.doom("", desk);
             return Turn::Done;
         }
