@@ -30,7 +30,7 @@
 //! the agent's key tells now and then how far the chain has come, the first key of an agent is known from its first
 //! start, and each later one is signed by the one before. What a policy has removed leaves a signed [`Stub`].
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use crate::event::Event;
 
@@ -52,9 +52,18 @@ const DOMAIN: &[u8] = b"weir receipt 1";
 /// 32 bytes of SHA-256.
 pub type Hash = [u8; 32];
 
+/// SHA-256 of these pieces, one behind the other.
+pub fn sha256(pieces: &[&[u8]]) -> Hash {
+    let mut context = Context::new(&SHA256);
+    pieces.iter().for_each(|piece| context.update(piece));
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
 /// The hash of a receipt.
 pub fn hash(previous: &Hash, canonical: &[u8]) -> Hash {
-    Sha256::new().chain_update(DOMAIN).chain_update(previous).chain_update(canonical).finalize().into()
+    sha256(&[DOMAIN, previous, canonical])
 }
 
 /// An agent's chain where it is written: gives each event its place and its hash.

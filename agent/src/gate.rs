@@ -21,6 +21,7 @@ use agent_core::policy::Policies;
 use agent_core::segment::Endpoint;
 
 use crate::approve::Approvals;
+use crate::capture::live::Bell;
 use crate::identify::netlink::Diag;
 
 pub mod message; // requests and answers, one datagram each
@@ -129,6 +130,8 @@ pub struct Gate {
     pub settings: Settings,
     /// Who is asked about statements that need somebody's approval.
     pub approvals: Option<Arc<Approvals>>,
+    /// Is rung when their answers, or orders, wait.
+    pub bell: Option<Bell>,
 }
 
 /// Where a connection is.
@@ -179,6 +182,7 @@ impl Gate {
             lost: Vec::new(),
             settings: Settings::default(),
             approvals: None,
+            bell: None,
         };
         gate.link = Some(gate.launch().map_err(GateError::Start)?);
         Ok(gate)

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
-use sha2::{Digest, Sha256};
 
 use super::{Action, AgentMatch, Glob, Match, Mode, Policy, Problem, RelationMatch, Source};
+use crate::receipt::sha256;
 use crate::sql::{Access, Effect};
 
 mod approval; // who may release what is held
@@ -76,7 +76,7 @@ pub(super) fn file(source: Source<'_>, policies: &mut Vec<(Policy, Place)>, prob
 
 /// Hash of the document's own text: it changes when the rule does, and not when its neighbour does.
 fn version(text: &str, document: &MarkedYaml<'_>) -> Arc<str> {
-    let hash = Sha256::digest(own(text, document).as_bytes());
+    let hash = sha256(&[own(text, document).as_bytes()]);
     let mut version = String::with_capacity(12);
     for byte in hash.iter().take(6) {
         use std::fmt::Write as _;

@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey as Secret, VerifyingKey};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Chain, Hash};
+use super::{Chain, Hash, sha256};
 
 /// Bytes that are written as lowercase hexadecimal digits, and read as nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,7 +97,7 @@ impl SigningKey {
 
 /// The id of a public key.
 pub fn key_id(public: &Hex<32>) -> KeyId {
-    let hash = Sha256::new().chain_update(b"weir key 1").chain_update(public.0).finalize();
+    let hash = sha256(&[b"weir key 1", &public.0]);
     let mut id = [0; 16];
     id.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
     Hex(id)
@@ -369,7 +368,7 @@ mod tests {
         let stub = stub.sign(&key);
         let all = [first.message(), second.message(), checkpoint.message(), stub.message()].concat();
         assert_eq!(
-            Hex(Sha256::digest(&all).into()).to_string(),
+            Hex(sha256(&[&all])).to_string(),
             "7ce2ab9efff566be6598eb5efefe67806cb68c24f30ff734449467d71d68d160"
         );
     }

@@ -9,8 +9,7 @@ use std::path::Path;
 use agent_core::approval::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
+use ring::hmac;
 
 /// What is signed begins with this: the key signs nothing else.
 const ABOUT: &[u8] = b"weir approval link 1";
@@ -77,8 +76,8 @@ impl Key {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(io::Error::other)?;
         token.extend(nonce);
-        let signature = self.mac(&token)?.finalize().into_bytes();
-        token.extend(signature);
+        let signature = hmac::sign(&self.mac(), &[ABOUT, &token].concat());
+        token.extend(signature.as_ref());
         Ok(URL_SAFE_NO_PAD.encode(token))
     }
 
@@ -89,7 +88,7 @@ impl Key {
             return None;
         }
         let (content, signature) = token.split_at(CONTENT);
-        self.mac(content).ok()?.verify_slice(signature).ok()?;
+        hmac::verify(&self.mac(), &[ABOUT, content].concat(), signature).ok()?;
         let (action, rest) = content.split_first()?;
         let (id, rest) = rest.split_first_chunk::<16>()?;
         let (digest, rest) = rest.split_first_chunk::<32>()?;
@@ -102,11 +101,8 @@ impl Key {
         })
     }
 
-    fn mac(&self, content: &[u8]) -> io::Result<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).map_err(io::Error::other)?;
-        mac.update(ABOUT);
-        mac.update(content);
-        Ok(mac)
+    fn mac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
     }
 }
 

@@ -6,10 +6,10 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent_core::receipt::{Hex, Proofs};
+use agent_core::receipt::{Hex, Proofs, sha256};
 use anyhow::{Context as _, bail, ensure};
+use ring::digest::{Context as Hashing, SHA256};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Known, Report, lines, read_proofs};
 
@@ -114,11 +114,13 @@ fn files(directory: &Path) -> io::Result<BTreeSet<String>> {
 fn entry(directory: &Path, path: String) -> anyhow::Result<Entry> {
     let full = directory.join(&path);
     let mut file = File::open(&full).with_context(|| format!("cannot open {}", full.display()))?;
-    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    let (mut hash, mut bytes, mut buffer) = (Hashing::new(&SHA256), 0, vec![0; 1 << 20]);
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
-            return Ok(Entry { path, bytes, sha256: Hex(hash.finalize().into()) });
+            let mut sha256 = [0; 32];
+            sha256.copy_from_slice(hash.finish().as_ref());
+            return Ok(Entry { path, bytes, sha256: Hex(sha256) });
         }
         hash.update(&buffer[..n]);
         bytes += n as u64;
@@ -205,7 +207,7 @@ fn directory(path: &Path, known: &Known) -> anyhow::Result<(Manifest, Report)> {
 fn policy(directory: &Path, name: &Path) -> anyhow::Result<()> {
     let text = std::fs::read(directory.join(name))?;
     let version = name.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.rsplit_once('@'));
-    let hash = Hex::<32>(Sha256::digest(text.trim_ascii()).into()).to_string();
+    let hash = Hex(sha256(&[text.trim_ascii()])).to_string();
     ensure!(
         version.is_some_and(|(_, version)| version.len() >= 12 && hash.starts_with(version)),
         "broken: {}: its text does not have this version",

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_common::gate::Remote;
@@ -18,6 +19,8 @@ use aya::programs::{
     UProbe,
 };
 use aya::{Ebpf, EbpfLoader};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::btf::{self, Btf};
 use super::tls::programs::{self, Programs};
@@ -108,13 +111,35 @@ pub struct Records {
     fill: Option<Fill>,
 }
 
+/// Other threads ring it where there is something to do for whoever waits for records.
+#[derive(Clone)]
+pub struct Bell(Arc<EventFd>);
+
+impl Bell {
+    /// One that is quiet.
+    pub fn new() -> nix::Result<Self> {
+        Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?)))
+    }
+
+    /// From any thread; never waits.
+    pub fn ring(&self) {
+        // A counter that is full rings already.
+        let _ = self.0.write(1);
+    }
+}
+
 impl Records {
-    /// Waits until the kernel side asks to be read, or until `timeout`.
-    pub fn wait(&self, timeout: Duration) {
-        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one valid pollfd for the time of the call.
-        unsafe { libc::poll(&raw mut poll, 1, millis) };
+    /// Waits until the kernel side asks to be read, until somebody rings, or until `timeout`.
+    pub fn wait(&self, timeout: Duration, bell: Option<&Bell>) {
+        // SAFETY: the descriptor is the ring's own, and open for as long as this.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        let other = bell.map_or(ring, |bell| bell.0.as_fd());
+        let mut both = [ring, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // Where it fails there was a signal: the caller looks around and comes again.
+        let _ = poll(&mut both, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
+        if let Some(bell) = bell {
+            let _ = bell.0.read();
+        }
     }
 
     /// Bytes that wait to be read; 0 where the system does not tell.

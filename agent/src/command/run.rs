@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use super::session;
 use super::values::{self, PortHint};
 use crate::approve::Approvals;
+use crate::capture::live::Bell;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::habits::Habits;
@@ -83,7 +84,8 @@ impl Args {
         let texts = Arc::clone(&store);
         let signals = Rc::new(RefCell::new(start_signals(&config)?));
         signals.borrow().rules(&rules.policies());
-        let approvals = Arc::new(approvals(&config, &host)?);
+        let bell = Bell::new().context("cannot make an eventfd")?;
+        let approvals = Arc::new(approvals(&config, &host, bell.clone())?);
         approvals.rules(&rules.policies());
         let told = signals.borrow().told().cloned().chain(approvals.told()).collect();
         let sources = Sources { store: Arc::clone(&store), told, approvals: Some(approvals.counted()) };
@@ -99,6 +101,7 @@ impl Args {
         let counted = Arc::clone(&metrics);
         gate.watch(move |done| counted.kill(done));
         gate.approvals = Some(Arc::clone(&approvals));
+        gate.bell = Some(bell);
         for (server, name) in &config.gate.remote {
             let addresses = values::remote(server, name).map_err(anyhow::Error::msg)?;
             gate.settings.remote.extend(addresses.into_iter().map(|address| (address, name.clone())));
@@ -184,10 +187,10 @@ fn start_signals(config: &Config) -> anyhow::Result<Signals> {
     })
 }
 
-/// Those who decide about what is held. The pipeline looks for answers between batches: nobody has to wake it.
-fn approvals(config: &Config, host: &str) -> anyhow::Result<Approvals> {
+/// Those who decide about what is held. The pipeline fetches their answers when it is rung for.
+fn approvals(config: &Config, host: &str, bell: Bell) -> anyhow::Result<Approvals> {
     let opened = config.approvals.open(&config.listen.control, &config.state, host)?;
-    Approvals::start(opened, Box::new(|| {})).context("cannot start the thread of approvals")
+    Approvals::start(opened, Box::new(move || bell.ring())).context("cannot start the thread of approvals")
 }
 
 /// An address that is taken is no reason not to watch databases: it is said, and the agent goes on without.

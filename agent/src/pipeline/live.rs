@@ -215,7 +215,7 @@ impl Driver {
     pub fn run(&mut self, pipeline: &mut Pipeline, mut each: impl FnMut(&mut Pipeline) -> bool) {
         let Some(mut records) = self.records.take() else { return };
         loop {
-            records.wait(NAP);
+            records.wait(NAP, self.gate.as_ref().and_then(|gate| gate.bell.as_ref()));
             let mut last = false;
             while self.turn(&mut records, pipeline) == BATCH && !last {
                 last = !each(pipeline);

@@ -14,11 +14,11 @@ use agent_core::mask::{self, Plan};
 use agent_core::policy::{Action, Mode, OnTimeout, Policy};
 use agent_core::protocol::inline::{Meaning, Named, Refusal, Requests, Step};
 use agent_core::protocol::{Entry, Start};
+use agent_core::receipt::sha256;
 use agent_core::segment::Nanos;
 use agent_core::sql::{Analysis, Text};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
-use sha2::{Digest as _, Sha256};
 
 use super::super::lanes::LaneRef;
 use super::super::talk::{Decision, News, Told, digest};
@@ -615,7 +615,7 @@ impl Session {
             id,
             cookie: self.cookie,
             rule: verdict.policy_rule.to_string(),
-            digest: Sha256::digest(message).into(),
+            digest: sha256(&[message]),
             shown: asked.shown(),
         });
         let since = Instant::now();
