@@ -173,6 +173,21 @@ pub struct Remote {
     pub port: u32,
 }
 
+impl Remote {
+    /// Of an address of IPv4, as it lies in memory on the wire.
+    #[inline]
+    pub const fn v4(address: u32, port: u32) -> Self {
+        Self { address: [address, 0, 0, 0], port }
+    }
+
+    /// Of an address of IPv6, as it lies in memory on the wire.
+    #[inline]
+    pub const fn v6(address: [u32; 4], port: u32) -> Self {
+        let mapped = address[0] == 0 && address[1] == 0 && u32::from_be(address[2]) == 0xffff;
+        if mapped { Self::v4(address[3], port) } else { Self { address, port } }
+    }
+}
+
 /// Key of the map `KNOWN`: a text that may pass.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -55,7 +55,9 @@ pub type Hash = [u8; 32];
 /// SHA-256 of these pieces, one behind the other.
 pub fn sha256(pieces: &[&[u8]]) -> Hash {
     let mut context = Context::new(&SHA256);
-    pieces.iter().for_each(|piece| context.update(piece));
+    for piece in pieces {
+        context.update(piece);
+    }
     let mut hash = [0; 32];
     hash.copy_from_slice(context.finish().as_ref());
     hash

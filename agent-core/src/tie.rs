@@ -228,25 +228,22 @@ impl Ties {
         };
         let Some(writes) = self.sessions.get_mut(&tied.session) else { return };
         // Without a write it is the library's own: a ticket, a key update, an alert.
-        let Some(left) = writes.expected.front_mut() else { return };
         let session = tied.session;
-        if let Some((plain, _)) = part(*left, length)
-            .filter(|(_, o)| *o == tied.overhead || is_padded(*o) && is_padded(tied.overhead))
-        {
-            *left -= plain;
-            if *left == 0 {
-                writes.expected.pop_front();
+        match next(&mut writes.expected, tied.overhead, length) {
+            Next::Write => {
+                tied.matched += 1;
+                if tied.matched >= SETTLED {
+                    way.done = true;
+                    self.sessions.remove(&session);
+                    out(Step::Settled(session, cookie, from));
+                }
             }
-            tied.matched += 1;
-            if tied.matched >= SETTLED {
+            Next::Library | Next::Unexpected => {}
+            Next::Foreign => {
                 way.done = true;
                 self.sessions.remove(&session);
-                out(Step::Settled(session, cookie, from));
+                out(Step::Untied(session, cookie, from));
             }
-        } else if length > LIBRARY_MAX || u32::from(length) > *left {
-            way.done = true;
-            self.sessions.remove(&session);
-            out(Step::Untied(session, cookie, from));
         }
     }
 
@@ -328,6 +325,39 @@ fn matches(plain: u32, record: u16) -> Option<u32> {
     (matches!(added, 9 | 16 | 17 | 24) || is_padded(added)).then_some(added)
 }
 
+/// Whether one session's cipher may add that much to one record and that much to another.
+fn are_alike(one: u32, other: u32) -> bool {
+    one == other || is_padded(one) && is_padded(other)
+}
+
+/// What a record of a session is, by what the session has written and not sent yet.
+enum Next {
+    /// What is to come next of a write.
+    Write,
+    /// Not written by the program: a key update, an alert.
+    Library,
+    /// It has written nothing that has not been sent; the write itself may be told later.
+    Unexpected,
+    /// Not this session's.
+    Foreign,
+}
+
+/// Takes what a record carries from what is to come. `added`: what the session's cipher adds to a record.
+fn next(expected: &mut VecDeque<u32>, added: u32, record: u16) -> Next {
+    let Some(left) = expected.front_mut() else { return Next::Unexpected };
+    if let Some((plain, _)) = part(*left, record).filter(|(_, its)| are_alike(*its, added)) {
+        *left -= plain;
+        if *left == 0 {
+            expected.pop_front();
+        }
+        Next::Write
+    } else if record > LIBRARY_MAX || u32::from(record) > *left {
+        Next::Foreign
+    } else {
+        Next::Library
+    }
+}
+
 /// TLS 1.2's block ciphers: initialisation vector, MAC, padding to the block.
 fn is_padded(added: u32) -> bool {
     (37..=96).contains(&added)
@@ -389,7 +419,7 @@ fn aligned<'a>(writes: impl IntoIterator<Item = &'a u32>, records: &[u16]) -> Op
         };
         let (plain, added) = part(left, *record)?;
         let so_far = fit.get_or_insert(Fit { records: 0, writes: 0, left: 0, added });
-        if added != so_far.added && !(is_padded(added) && is_padded(so_far.added)) {
+        if !are_alike(added, so_far.added) {
             return None;
         }
         so_far.records += 1;

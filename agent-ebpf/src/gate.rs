@@ -139,7 +139,7 @@ fn remote(ctx: &SockOpsContext) -> Remote {
         let port = u32::from_be(read_volatile(&raw const (*ops).remote_port));
         let first = read_volatile(&raw const (*ops).remote_ip4);
         if read_volatile(&raw const (*ops).family) != AF_INET6 {
-            return Remote { address: [first, 0, 0, 0], port };
+            return Remote::v4(first, port);
         }
         let address = [
             read_volatile(&raw const (*ops).remote_ip6[0]),
@@ -147,8 +147,7 @@ fn remote(ctx: &SockOpsContext) -> Remote {
             read_volatile(&raw const (*ops).remote_ip6[2]),
             read_volatile(&raw const (*ops).remote_ip6[3]),
         ];
-        let mapped = address[0] == 0 && address[1] == 0 && u32::from_be(address[2]) == 0xffff;
-        Remote { address: if mapped { [address[3], 0, 0, 0] } else { address }, port }
+        Remote::v6(address, port)
     }
 }
 

@@ -11,13 +11,14 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user,
-        generated::{bpf_get_attach_cookie, bpf_probe_read_user as read_user},
+        bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user, generated::bpf_get_attach_cookie,
     },
     macros::{map, uprobe, uretprobe},
     maps::{HashMap, LruHashMap, RingBuf},
     programs::{ProbeContext, RetProbeContext, SockAddrContext},
 };
+
+use crate::tls::read_up_to;
 
 /// Servers elsewhere whose clients' plaintext is wanted.
 #[map]
@@ -64,10 +65,9 @@ pub fn connects<const V6: bool>(ctx: &SockAddrContext) {
                 core::ptr::read_volatile(&raw const (*address).user_ip6[2]),
                 core::ptr::read_volatile(&raw const (*address).user_ip6[3]),
             ];
-            let mapped = words[0] == 0 && words[1] == 0 && u32::from_be(words[2]) == 0xffff;
-            Remote { address: if mapped { [words[3], 0, 0, 0] } else { words }, port }
+            Remote::v6(words, port)
         } else {
-            Remote { address: [core::ptr::read_volatile(&raw const (*address).user_ip4), 0, 0, 0], port }
+            Remote::v4(core::ptr::read_volatile(&raw const (*address).user_ip4), port)
         }
     };
     // SAFETY: entries are plain numbers.
@@ -214,14 +214,12 @@ struct Record<const N: usize> {
 fn put<const N: usize>(head: &Plain, from: u64) -> bool {
     let Some(mut slot) = PLAIN.reserve::<Record<N>>(0) else { return false };
     let record = slot.as_mut_ptr();
-    // SAFETY: the slot is as large as its type, and no more than `N` bytes are written behind the head.
-    let failed = unsafe {
+    // SAFETY: the slot is as large as its type.
+    let read = unsafe {
         (&raw mut (*record).head).write(*head);
-        // Says 1..=N in a way that the verifier follows: N is a power of two.
-        let bounded = ((head.length - 1) & (N as u32 - 1)) + 1;
-        read_user((&raw mut (*record).bytes).cast(), bounded, from as *const _)
+        read_up_to(&raw mut (*record).bytes, head.length, from)
     };
-    if failed != 0 {
+    if !read {
         slot.discard(0);
         return false;
     }

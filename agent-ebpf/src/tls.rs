@@ -380,19 +380,30 @@ fn sized(tls: &Tls, from: u64, urgent: bool) {
     }
 }
 
+/// Reads 1 to `N` bytes of the process, `N` a power of two; false where they are not there.
+///
+/// # Safety
+///
+/// `to` may be written.
+#[inline(always)]
+pub unsafe fn read_up_to<const N: usize>(to: *mut [u8; N], length: u32, from: u64) -> bool {
+    // Says 1..=N in a way that the verifier follows.
+    let bounded = ((length - 1) & (N as u32 - 1)) + 1;
+    // SAFETY: no more than `N` bytes are written, and the caller says that they may be.
+    unsafe { read_user(to.cast(), bounded, from as *const _) == 0 }
+}
+
 /// Reserves a record of class `N`, fills it in place and hands it over.
 #[inline(always)]
 fn put<const N: usize>(tls: &Tls, from: u64, urgent: bool) {
     let Some(mut slot) = EVENTS.reserve::<Chunk<N>>(0) else { return drop_piece(tls.head) };
     let entry = slot.as_mut_ptr();
-    // SAFETY: the slot is as large as its type, and no more than `N` bytes are written behind the record.
-    let rc = unsafe {
+    // SAFETY: the slot is as large as its type.
+    let read = unsafe {
         (&raw mut (*entry).tls).write(*tls);
-        // Says 1..=N in a way that the verifier follows: N is a power of two.
-        let bounded = ((tls.head - 1) & (N as u32 - 1)) + 1;
-        read_user((&raw mut (*entry).data).cast(), bounded, from as *const _)
+        read_up_to(&raw mut (*entry).data, tls.head, from)
     };
-    if rc != 0 {
+    if !read {
         slot.discard(0);
         return unreadable(tls.head);
     }
@@ -410,7 +421,7 @@ fn edges(tls: &mut Tls, from: u64, urgent: bool) {
     tls.tail = EDGE;
     let entry = slot.as_mut_ptr();
     let last = from + u64::from(tls.length - EDGE);
-    // SAFETY: as in `put`.
+    // SAFETY: the slot is as large as its type, which holds two edges.
     let rc = unsafe {
         (&raw mut (*entry).tls).write(*tls);
         let data = (&raw mut (*entry).data).cast::<u8>();

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{HANDSHAKE_MAX, LIBRARY_MAX, aligned, is_padded, part};
+use super::{HANDSHAKE_MAX, LIBRARY_MAX, Next, aligned, next};
 
 /// Which writes' records have to come.
 #[derive(Clone, Debug)]
@@ -33,17 +33,11 @@ impl Follow {
 
     /// The socket sends a record of this length. False where it cannot be the session's.
     pub fn record(&mut self, length: u16) -> bool {
-        // Without a write it is the library's own: a key update, an alert.
-        let Some(left) = self.expected.front_mut() else { return length <= LIBRARY_MAX };
-        let same = |added: u32| added == self.added || is_padded(added) && is_padded(self.added);
-        if let Some((plain, _)) = part(*left, length).filter(|(_, added)| same(*added)) {
-            *left -= plain;
-            if *left == 0 {
-                self.expected.pop_front();
-            }
-            return true;
+        match next(&mut self.expected, self.added, length) {
+            Next::Write | Next::Library => true,
+            Next::Unexpected => length <= LIBRARY_MAX,
+            Next::Foreign => false,
         }
-        length <= LIBRARY_MAX && u32::from(length) <= *left
     }
 }
 

@@ -85,11 +85,16 @@ pub enum Part {
     Classes,
     /// Enrolled sockets, by cookie.
     Guarded,
+    /// Plaintext of clients. Not a map of the gate's own programs, as the next is not: where their probes cannot be, both
+    /// are missing.
+    Plain,
+    /// How much each session has written.
+    Written,
 }
 
 impl Part {
-    /// All of them, in order, with the names of their maps.
-    pub const ALL: [(Part, &'static str); 12] = [
+    /// Those of the gate's own programs, in order, with the names of their maps.
+    pub const OWN: [(Part, &'static str); 12] = [
         (Part::Shims, "SHIMS"),
         (Part::Serves, "SERVES"),
         (Part::Lanes, "LANES"),
@@ -121,16 +126,17 @@ fn fd(map: &Map) -> Option<BorrowedFd<'_>> {
 
 /// A server's address as the kernel side has it.
 pub fn remote(server: SocketAddr) -> Remote {
-    let mut remote = Remote { port: server.port().into(), ..Remote::default() };
-    match server.ip().to_canonical() {
-        IpAddr::V4(address) => remote.address[0] = u32::from_ne_bytes(address.octets()),
+    let port = server.port().into();
+    match server.ip() {
+        IpAddr::V4(address) => Remote::v4(u32::from_ne_bytes(address.octets()), port),
         IpAddr::V6(address) => {
-            for (word, bytes) in remote.address.iter_mut().zip(address.octets().chunks_exact(4)) {
+            let mut words = [0; 4];
+            for (word, bytes) in words.iter_mut().zip(address.octets().chunks_exact(4)) {
                 *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             }
+            Remote::v6(words, port)
         }
     }
-    remote
 }
 
 /// What is to be set in programs before they are loaded, by name; an error says why it cannot be known.
@@ -160,7 +166,7 @@ impl Guard {
             tracing::warn!(%why, "what cannot be read on its way is not held");
         }
         let mut parts = Vec::new();
-        for (_, name) in Part::ALL {
+        for (_, name) in Part::OWN {
             let map = ebpf.map(name).and_then(fd).ok_or(CaptureError::Missing(name))?;
             parts.push(
                 map.try_clone_to_owned()

@@ -215,17 +215,9 @@ impl Holder {
     pub fn new(agent: OwnedFd, parts: Vec<OwnedFd>, closed: bool, answers: bool) -> anyhow::Result<Self> {
         let run = std::process::id().wrapping_mul(0x9e37_79b9) ^ now_ns() as u32;
         let mut parts: Vec<Option<OwnedFd>> = parts.into_iter().map(Some).collect();
-        let plain = match parts.split_off(Part::ALL.len().min(parts.len())).as_mut_slice() {
-            [ring, written] => ring.take().zip(written.take()),
-            _ => None,
-        };
-        anyhow::ensure!(parts.len() == Part::ALL.len(), "the agent sent {} maps", parts.len());
-        let mut take = |part: Part| {
-            parts
-                .get_mut(part as usize)
-                .and_then(Option::take)
-                .ok_or_else(|| anyhow::anyhow!("a map is missing"))
-        };
+        let mut sent = |part: Part| parts.get_mut(part as usize).and_then(Option::take);
+        let plain = sent(Part::Plain).zip(sent(Part::Written));
+        let mut take = |part: Part| sent(part).ok_or_else(|| anyhow::anyhow!("{part:?} is missing"));
         let lanes = Lanes::map(take(Part::Lanes)?.as_fd(), super::guard::LANES as usize)?;
         let shared = Page::<Shared>::map(take(Part::Shared)?.as_fd())?;
         let data = |fd: OwnedFd| MapData::from_fd(fd);

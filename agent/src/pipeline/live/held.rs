@@ -218,8 +218,11 @@ impl Driver {
                     && let Some(gate) = &mut self.gate
                 {
                     gate.end(tapped, tap.ends, None, &rule);
-                } else {
+                } else if rule.is_empty() {
                     self.end_held(cookie, "gate_tls_untied", now, pipeline);
+                } else {
+                    // The decision is told by itself.
+                    self.end_unseen(cookie, &rule);
                 }
             }
             News::Untold(count) => pipeline.note(EventKind::Loss, now, |event| {
@@ -449,24 +452,26 @@ impl Driver {
             event.error_type = cause.into();
             event.statement_complete = false;
         };
-        let (cookie, ends, namespace) =
-            if let Some((&cookie, tap)) = self.taps.iter_mut().find(|(_, tap)| tap.server == Some(server)) {
-                tap.flow.tell(now, pipeline, EventKind::Loss, write);
-                (cookie, tap.ends, None)
-            } else if self.unix.shut(server, cause, now, pipeline) {
-                return;
-            } else {
-                // Capture may not have seen it yet, or have missed it. It is ended all the same.
-                self.resolver.sockets().look_again();
-                let Some(owner) = self.resolver.sockets().of_cookie(server) else {
-                    tracing::debug!(cookie = server, cause, "a connection that has lost bytes is gone");
-                    return;
-                };
-                pipeline.note(EventKind::Loss, now, write);
-                (server, (owner.entry.local, owner.entry.remote), Some(owner.namespace))
-            };
-        if let Some(gate) = &mut self.gate {
-            gate.end(cookie, ends, namespace, cause);
+        if let Some((&cookie, tap)) = self.taps.iter_mut().find(|(_, tap)| tap.server == Some(server)) {
+            tap.flow.tell(now, pipeline, EventKind::Loss, write);
+            if let Some(gate) = &mut self.gate {
+                gate.end(cookie, tap.ends, None, cause);
+            }
+        } else if !self.unix.shut(server, cause, now, pipeline) && self.end_unseen(server, cause) {
+            pipeline.note(EventKind::Loss, now, write);
         }
+    }
+
+    /// Ends a connection that capture has not seen yet, or has missed. False where it is gone.
+    fn end_unseen(&mut self, cookie: u64, cause: &str) -> bool {
+        self.resolver.sockets().look_again();
+        let Some(owner) = self.resolver.sockets().of_cookie(cookie) else {
+            tracing::debug!(cookie, cause, "a connection that is to be ended is gone");
+            return false;
+        };
+        if let Some(gate) = &mut self.gate {
+            gate.end(cookie, (owner.entry.local, owner.entry.remote), Some(owner.namespace), cause);
+        }
+        true
     }
 }

@@ -3,7 +3,7 @@
 use agent_core::judge::would;
 
 use super::super::super::talk::Would;
-use super::*;
+use super::{Desk, Meaning, News, Session, Verdict, digest};
 
 /// The texts of a message that such rules would do something about, by their digests.
 pub(super) type Watched = Vec<(u64, Verdict)>;

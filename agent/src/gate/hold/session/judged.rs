@@ -1,6 +1,9 @@
 //! A message, and the session that it comes from -> what the rules say of it, and what is to be masked in its answer.
 
-use super::*;
+use super::{
+    Action, Analysis, Arc, Desk, Disposition, Masks, Meaning, Mode, Plan, Policy, Session, Subject, Text,
+    Verdict, judge, masks, now,
+};
 
 /// What sensitive data a text touches.
 type Data<'a> = &'a [agent_core::event::DataClass];

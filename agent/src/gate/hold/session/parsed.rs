@@ -2,7 +2,10 @@
 //!
 //! There is nobody who could wait for an approval, and nothing that could be sent in a statement's place.
 
-use super::*;
+use super::{
+    Action, Asked, Desk, Duration, Entry, Instant, Known, Mode, Named, Session, Start, Told, may_be_known,
+    now, shape,
+};
 
 impl Session {
     /// A session whose messages are not seen.

@@ -6,7 +6,7 @@ use agent_common::TlsKey;
 use agent_core::tie::{APPLICATION_DATA, Framer};
 
 use super::super::plain::{Found, Traits};
-use super::*;
+use super::{Desk, INTRODUCTION, Instant, LaneRef, News, OwnedFd, PIECE, Session, Start, Turn, forward};
 use crate::gate::message::now_ns;
 
 /// Lengths of the record with which a client ends the handshake of TLS 1.3: a hash of 32 or 48 bytes, and 21 more.
