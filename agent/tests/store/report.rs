@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use agent::store::{Config, PolicyText, Store};
 use agent_core::event::{DataClass, Event, EventKind};
+use agent_core::receipt::sha256;
 use agent_core::sql::{Access, Effect, Relation};
-use sha2::{Digest as _, Sha256};
 
 use crate::support::{Directory, config, push_one, start};
 use crate::verify::verify;
@@ -39,7 +39,7 @@ fn rows(url: &str, arguments: &[&str]) -> Vec<serde_json::Value> {
 }
 
 fn version() -> String {
-    Sha256::digest(POLICY).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    sha256(&[POLICY.as_bytes()]).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn statement(at: u64, who: &str, text: &str, effect: Effect, relation: &str, returned: u64) -> Event {
@@ -248,8 +248,7 @@ async fn evidence_verifies_until_it_is_touched() {
         for file in manifest["files"].as_array_mut().unwrap() {
             let bytes = std::fs::read(bundle.join(file["path"].as_str().unwrap())).unwrap();
             file["bytes"] = bytes.len().into();
-            file["sha256"] =
-                Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect::<String>().into();
+            file["sha256"] = sha256(&[&bytes]).iter().map(|b| format!("{b:02x}")).collect::<String>().into();
         }
         std::fs::write(bundle.join("manifest.json"), manifest.to_string()).unwrap();
     };
