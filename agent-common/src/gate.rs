@@ -142,8 +142,8 @@ pub struct Lane {
     pub answering: u32,
     /// 1: the socket is a client's, whose server is elsewhere. What [`Lane::answers`] says is about what it asks.
     pub client: u32,
-    /// Bit 0: a packet with bytes was let in before any was looked at. Bit 1: one came with the end of the stream. The
-    /// kernel side's.
+    /// Bit 0: a packet with bytes was let in before any was looked at. Bit 1: one came with the end of the stream. Bit 2:
+    /// [`Lane::base`] is known. The kernel side's.
     pub begun: u32,
     /// When it was enrolled, or when the shim got the first of what it has: nanoseconds of `CLOCK_MONOTONIC`. The kernel
     /// side's.
@@ -152,6 +152,13 @@ pub struct Lane {
     pub sender: u64,
     /// When: nanoseconds of `CLOCK_MONOTONIC`. The kernel side's.
     pub sent: u64,
+    /// Sequence number of the first byte that was looked at. The kernel side's.
+    pub base: u32,
+    /// Bytes that were looked at, whatever became of them: modulo 2^32. The kernel side's.
+    pub looked: u32,
+    /// When the end of the stream came too early for the first time: nanoseconds of `CLOCK_MONOTONIC`; 0: never. The
+    /// kernel side's.
+    pub ending: u64,
 }
 
 /// How long what follows a connection's first message has to come again, at most, while the server has not read that one;
@@ -249,7 +256,7 @@ pub struct Tally {
 const _: () = {
     assert!(size_of::<Framing>() == 264);
     assert!(size_of::<Shared>() == 48);
-    assert!(size_of::<Lane>() == 104);
+    assert!(size_of::<Lane>() == 120);
     assert!(size_of::<Remote>() == 20);
     assert!(size_of::<Known>() == 16);
     assert!(size_of::<Name>() == 16);

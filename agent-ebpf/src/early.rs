@@ -59,15 +59,26 @@ fn is_early(ctx: &SkBuffContext) -> Option<bool> {
     // SAFETY: checked above; plain words.
     let lane = unsafe { &mut *lane };
     let shared = shared()?;
+    let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+    let looked = volatile(&lane.looked);
+    if size > 0 && lane.begun & 4 == 0 {
+        lane.base = sequence.wrapping_sub(looked);
+        lane.begun |= 4;
+    }
     let waiting = volatile(&lane.word);
     let at_work = volatile(&shared.pulse) + volatile(&shared.patience) >= now;
     if waiting >= PASSES || lane.client != 0 || volatile(&shared.armed) == 0 || !at_work {
         return None;
     }
     let age = now.wrapping_sub(volatile(&lane.since));
-    if ends && waiting & 1 != 0 && waiting > 1 {
+    // While the server has its socket locked, what came before lies in the backlog, and nobody has looked at it.
+    let unseen = lane.begun & 4 != 0 && (sequence.wrapping_sub(lane.base.wrapping_add(looked)) as i32) > 0;
+    if ends && (unseen || waiting & 1 != 0 && waiting > 1) {
+        if lane.ending == 0 {
+            lane.ending = now;
+        }
         // The server would see the end first, and not read what the shim hands on behind it.
-        if age < PARTING {
+        if now.wrapping_sub(lane.ending) < PARTING {
             tally(|t| t.early += 1);
             return Some(true);
         }

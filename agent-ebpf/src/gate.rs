@@ -240,14 +240,27 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         // The end of the stream. Redirected it would be an error that the shim reads for ever.
         return SK_PASS;
     }
-    // SAFETY: helpers without preconditions but a valid context.
-    let (cookie, now) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
+    // SAFETY: a helper without preconditions but a valid context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: entries are plain numbers.
     let Some(&index) = (unsafe { GATED.get(&cookie) }) else { return SK_PASS };
     let Some(lane) = LANES.get_ptr_mut(index) else { return SK_PASS };
-    let Some(shared) = shared() else { return SK_PASS };
     // SAFETY: checked above; the kernel side is alone with its fields, the shim's are plain words.
     let lane = unsafe { &mut *lane };
+    let verdict = decide(&ctx, lane, index, cookie, size);
+    // Behind all else that is said of these bytes: the end of the stream waits for it.
+    let looked = volatile(&lane.looked).wrapping_add(size);
+    // SAFETY: a plain word, which this socket's processing alone writes.
+    unsafe { write_volatile(&raw mut lane.looked, looked) };
+    verdict
+}
+
+/// Whether what has come goes on to the server, or to the shim.
+#[inline(always)]
+fn decide(ctx: &SkBuffContext, lane: &mut Lane, index: u32, cookie: u64, size: u32) -> u32 {
+    let Some(shared) = shared() else { return SK_PASS };
+    // SAFETY: a helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
     if lane.client != 0 {
         // What its server answers. It is looked at for one reason: a socket whose sends alone are looked at tells its
         // process that there is nothing to read (`FIONREAD`) on kernels of 2026.
@@ -258,7 +271,7 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         // socket that leaves the map while it is open counts its bytes wrongly from then on (redirected ones are missing
         // in `copied_seq`), and its server reads nothing any more. So none leaves, whoever is killed.
         let mut key = cookie;
-        return GUARDED.redirect_skb(&ctx, &mut key, 0) as u32;
+        return GUARDED.redirect_skb(ctx, &mut key, 0) as u32;
     }
     let size64 = u64::from(size);
     let mut waiting = volatile(&lane.word);
@@ -288,7 +301,7 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         lane.overflow = 1;
         return SK_DROP;
     }
-    if waiting == 1 && lane.late == late::NO && lane.hello == 0 && greets(&ctx, lane, index, size) {
+    if waiting == 1 && lane.late == late::NO && lane.hello == 0 && greets(ctx, lane, index, size) {
         return SK_PASS;
     }
     if waiting & 1 != 0 {
@@ -302,7 +315,7 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         }
         let before = add(lane, size64 << 1);
         if before & 1 != 0 {
-            return hold(&ctx, lane, index, (waiting, size64), shared);
+            return hold(ctx, lane, index, (waiting, size64), shared);
         }
         // Somebody has let go in this very moment.
         if before >= PASSES {
@@ -356,7 +369,7 @@ pub fn weir_verdict(ctx: SkBuffContext) -> u32 {
         add(lane, u64::MAX);
         return SK_PASS;
     }
-    hold(&ctx, lane, index, (0, size64), shared)
+    hold(ctx, lane, index, (0, size64), shared)
 }
 
 /// True where a piece is a connection's first message and nothing else. It cannot ask for anything, and it may not be

@@ -76,7 +76,10 @@ fn what_is_forbidden_does_not_leave_and_all_else_does() -> Result<()> {
     let mut bystander = Session::psql(server, &route)?;
     assert_eq!(bystander.ask("select 'bystander'")?, "bystander");
     for turn in 0..3 {
-        let sessions = [Session::psql(server, &route)?, Session::python(server, &route, "lines_asyncpg.py")?];
+        let mut sessions = vec![Session::psql(server, &route)?];
+        for script in ["lines_asyncpg.py", "lines_gnutls.py"] {
+            sessions.push(Session::python(server, &route, script)?);
+        }
         for mut session in sessions {
             for length in [1, 900, 16_000, 17_000, 300_000] {
                 let text = "x".repeat(length);
@@ -92,7 +95,7 @@ fn what_is_forbidden_does_not_leave_and_all_else_does() -> Result<()> {
     // What asyncpg only prepares is no statement yet.
     let blocked = "event_kind IN ('statement', 'decision') AND disposition = 'blocked' \
                    AND policy_rule = 'no-destroy' AND db_query_text LIKE 'drop table%' AND process_pid IS NOT NULL";
-    assert_eq!(wait_for(&clickhouse, &elsewhere.told(blocked), |n| n >= 6)?, 6);
+    assert_eq!(wait_for(&clickhouse, &elsewhere.told(blocked), |n| n >= 9)?, 9);
     assert_eq!(clickhouse.query(&elsewhere.which(BLIND))?, "", "{}", agent.said());
     assert!(agent.stop()?.success(), "{}", agent.said());
     assert_eq!(bystander.ask("select 'after'")?, "after");

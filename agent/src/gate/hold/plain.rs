@@ -5,6 +5,7 @@
 //! the thread that sent wrote to it last.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::OwnedFd;
 
 use agent_common::TlsKey;
@@ -57,6 +58,9 @@ struct Stream {
     thread: u32,
     /// Lengths of its writes, before its connection is known.
     writes: Vec<u32>,
+    /// Of the last write's pieces: where each begins, how long it is, and what it hashes to.
+    pieces: Vec<(u64, usize, u64)>,
+    hasher: RandomState,
     key: TlsKey,
     follow: Option<Follow>,
 }
@@ -210,6 +214,8 @@ impl Streams {
             last: head.time,
             thread: head.thread,
             writes: Vec::new(),
+            pieces: Vec::new(),
+            hasher: RandomState::new(),
             key,
             follow: None,
         });
@@ -232,6 +238,9 @@ impl Stream {
         if head.call != 0 {
             // A number that goes back is that of a session which the kernel side does not remember.
             self.lost |= head.offset < self.offset;
+            if head.offset > self.offset {
+                self.pieces.clear();
+            }
             self.offset = head.offset;
             let fresh = (head.offset + u64::from(head.call)).saturating_sub(self.end.max(head.offset));
             let fresh = u32::try_from(fresh).unwrap_or(u32::MAX);
@@ -242,6 +251,7 @@ impl Stream {
             }
         }
         self.lost |= head.offset > self.end;
+        self.lost |= self.differs(head.offset, bytes);
         // What is written again was there before.
         let known = usize::try_from(self.end.saturating_sub(head.offset)).unwrap_or(usize::MAX);
         let new = bytes.get(known..).unwrap_or_default();
@@ -253,6 +263,20 @@ impl Stream {
         }
         self.bytes.extend_from_slice(new);
         new.len()
+    }
+
+    /// Whether a piece of a write that is tried again is another one than before: a library encrypts what it is given the
+    /// last time, and what was judged is what it was given first. More may come behind it.
+    fn differs(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let piece = (offset, bytes.len(), self.hasher.hash_one(bytes));
+        let Some(known) = self.pieces.iter_mut().find(|(at, ..)| *at == offset) else {
+            self.pieces.push(piece);
+            return false;
+        };
+        let (_, length, hash) = *known;
+        let same = bytes.get(..length).is_some_and(|before| self.hasher.hash_one(before) == hash);
+        *known = piece;
+        !same
     }
 }
 
@@ -302,6 +326,24 @@ mod tests {
         streams.take(&head(end, b"next"), b"next");
         streams.take(&head(0, b"else"), b"else");
         assert!(streams.free[&KEY].lost, "the kernel side has begun to count anew");
+    }
+
+    #[test]
+    fn what_is_tried_again_with_other_bytes_is_not_trusted() {
+        let asked = |again: &[u8]| {
+            let mut streams = Streams::default();
+            let first = startup();
+            streams.take(&head(0, &first), &first);
+            let end = first.len() as u64;
+            streams.take(&head(end, b"select 1"), b"select 1");
+            streams.take(&head(end, again), again);
+            let stream = &streams.free[&KEY];
+            (stream.lost, stream.bytes.len() - first.len())
+        };
+        assert_eq!(asked(b"select 1"), (false, 8));
+        assert_eq!(asked(b"select 1, 2"), (false, 11));
+        assert!(asked(b"select 2").0, "it is the second that is sent");
+        assert!(asked(b"select").0, "less than was tried");
     }
 
     #[test]
