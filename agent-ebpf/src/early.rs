@@ -71,7 +71,7 @@ fn is_early(ctx: &SkBuffContext) -> Option<bool> {
         return None;
     }
     let age = now.wrapping_sub(volatile(&lane.since));
-    // While the server has its socket locked, what came before lies in the backlog, and nobody has looked at it.
+    // What came before may have been overtaken or lost, or lie in the backlog while the server has its socket locked.
     let unseen = lane.begun & 4 != 0 && (sequence.wrapping_sub(lane.base.wrapping_add(looked)) as i32) > 0;
     if ends && (unseen || waiting & 1 != 0 && waiting > 1) {
         if lane.ending == 0 {

@@ -69,6 +69,18 @@ impl NetNs {
         bail!("no link-local address on {}", self.link)
     }
 
+    /// What sockets inside send with the priority 1:20 is slow: what they send afterwards with another one overtakes it.
+    pub fn two_speeds(&self) -> Result<()> {
+        let tc = |arguments: &[&str]| {
+            let mut tc = Command::new(shell::find("tc").unwrap_or_else(|| "tc".into()));
+            tc.args(["-n", &self.name]).args(&arguments[..2]).args(["dev", &self.peer]).args(&arguments[2..]);
+            shell::output(&mut tc).map(|_| ())
+        };
+        tc(&["qdisc", "add", "root", "handle", "1:", "htb", "default", "10"])?;
+        tc(&["class", "add", "parent", "1:", "classid", "1:10", "htb", "rate", "1gbit", "quantum", "60000"])?;
+        tc(&["class", "add", "parent", "1:", "classid", "1:20", "htb", "rate", "80kbit", "burst", "100"])
+    }
+
     /// Does something in a thread that is inside of the namespace, as is what it starts.
     pub fn enter<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let namespace = std::fs::File::open(format!("/run/netns/{}", self.name))?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tests::client::{self, Route};
 use tests::guarded::{POLICIES, executed, guarding};
+use tests::netns::NetNs;
 use tests::operator::{operator, shim_of};
 use tests::server::{log_file, talkative};
 use tests::stored::wait_for;
@@ -263,6 +264,28 @@ fn who_hangs_up_at_once_loses_nothing() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(executed(&server)?, Vec::<String>::new());
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+/// On a network that swaps packets, or loses one, the end of a stream comes before what was asked.
+#[test]
+fn what_the_end_of_a_stream_overtakes_is_not_lost() -> Result<()> {
+    const EACH: &str = "12";
+    let (server, namespace) = (talkative()?, NetNs::new()?);
+    namespace.two_speeds()?;
+    server.quietly("create table parted (id int)")?;
+    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
+    client::python(&server, &Route::veth4(&namespace), "overtaken.py", &[EACH])?;
+    let began = Instant::now();
+    loop {
+        let found = server.quietly("select count(*) from parted")?;
+        if found == EACH {
+            break;
+        }
+        ensure!(began.elapsed() < Duration::from_secs(30), "{found} of {EACH}: {}", agent.said());
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }

@@ -1,0 +1,47 @@
+"""So many clients that hang up at once, and the end of whose stream comes before what they asked."""
+
+import os
+import socket
+import struct
+import sys
+
+# Classes of the namespace's queue: see `NetNs::two_speeds`.
+FAST, SLOW = 0x10010, 0x10020
+
+
+def connect():
+    client = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])))
+    names = f"user\0{os.environ['PGUSER']}\0database\0{os.environ['PGDATABASE']}\0\0".encode()
+    client.sendall(struct.pack("!II", 8 + len(names), 3 << 16) + names)
+    until_ready(client)
+    return client
+
+
+def until_ready(client):
+    said = b""
+    while not said.endswith(b"Z\0\0\0\5I"):
+        more = client.recv(65536)
+        if not more:
+            raise EOFError(said)
+        said += more
+
+
+def ask(client, text):
+    text = text.encode() + b"\0"
+    client.sendall(b"Q" + struct.pack("!I", 4 + len(text)) + text)
+
+
+kept = []
+for number in range(int(sys.argv[1])):
+    client = connect()
+    # The first one uses up what may be sent at once: the second one waits.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, SLOW)
+    ask(client, f"select length('{'x' * 1000}')")
+    until_ready(client)
+    ask(client, f"insert into parted /* {'y' * number} \\ */ values ({number})")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, FAST)
+    if number % 2:
+        client.shutdown(socket.SHUT_WR)
+        kept.append(client)
+    else:
+        client.close()
