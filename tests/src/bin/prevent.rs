@@ -13,6 +13,7 @@ use tests::prevent::{Driver, compare};
 use tests::server::{audited_tls, talkative};
 use tests::stream;
 use xtask::postgres::Postgres;
+use xtask::weir::Weir;
 
 fn main() -> Result<()> {
     let mut numbers = std::env::args().skip(1).map(|word| word.parse::<u32>());
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
         ];
         count.drivers(&server, &plain, &routes, statements);
         count.stream(&server, messages);
-        count.executed(&executed(&server)?);
+        count.executed(&executed(&server)?, &agent);
         ensure!(agent.running(), "weir has ended: {}", agent.said());
         ensure!(agent.stop()?.success(), "{}", agent.said());
     }
@@ -40,15 +41,15 @@ fn main() -> Result<()> {
     let (mut agent, _clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
     let routes = [Route::loopback4().over_tls(), Route::veth6(&namespace).over_tls()];
     count.drivers(&server, &plain, &routes, statements);
-    count.executed(&audited(&server)?);
+    count.executed(&audited(&server)?, &agent);
     ensure!(agent.running(), "weir has ended: {}", agent.said());
     ensure!(agent.stop()?.success(), "{}", agent.said());
-    let Count { dangerous, executed, answers, different, stream, wrong } = count;
+    let Count { dangerous, executed, reached, answers, different, stream, wrong } = count;
     println!(
         "{}",
         json!({
             "dangerous": dangerous, "executed": executed, "answers": answers, "different": different,
-            "stream": stream, "wrong": wrong,
+            "stream": stream, "wrong": wrong, "reached": reached,
         })
     );
     Ok(())
@@ -61,9 +62,11 @@ struct Count {
     dangerous: u64,
     /// Those that were executed all the same, by the server's log.
     executed: u64,
+    /// The first of these, and what the agent has said by then.
+    reached: Vec<String>,
     /// Answers that were compared with a server that nobody guards.
     answers: u64,
-    /// Drivers and routes with a different answer.
+    /// Drivers and routes with a different answer, and which.
     different: Vec<String>,
     /// Messages of the stream that were answered as they should be.
     stream: u64,
@@ -87,8 +90,7 @@ impl Count {
                         self.dangerous += refused as u64;
                     }
                     Err(error) => {
-                        eprintln!("{what}: {error:#}");
-                        self.different.push(what);
+                        self.different.push(format!("{what}: {error:#}"));
                     }
                 }
             }
@@ -109,9 +111,10 @@ impl Count {
         }
     }
 
-    fn executed(&mut self, lines: &[String]) {
-        for line in lines.iter().take(3) {
-            eprintln!("executed: {line}");
+    fn executed(&mut self, lines: &[String], agent: &Weir) {
+        self.reached.extend(lines.iter().take(3).cloned());
+        if !lines.is_empty() {
+            self.reached.push(agent.said());
         }
         self.executed += lines.len() as u64;
     }

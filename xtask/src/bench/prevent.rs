@@ -38,7 +38,12 @@ pub(super) fn run(binary: &Path, statements: u32, messages: u32) -> Result<(Valu
         ("messages of a stream cut anywhere, answered as they should be", count("stream")),
         ("streams with a wrong answer", items("wrong")),
     ];
-    let lines = lines.map(|(what, count)| vec![what.to_owned(), count]).to_vec();
+    let mut lines = lines.map(|(what, count)| vec![what.to_owned(), count]).to_vec();
+    // What went wrong is more than a number.
+    for name in ["different", "reached", "wrong"] {
+        let said = value[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+        lines.extend(said.map(|said| vec![format!("{name}: {said}"), String::new()]));
+    }
     let title = format!("Prevent: {statements} mixed statements of each driver by each route");
     Ok((value, Table { title, heads: vec!["", "count"], lines }))
 }
