@@ -149,6 +149,18 @@ fn session(
 ) {
     report.logged += logged.len();
     report.captured += messages.len();
+    // In one line, or nothing of what else differs would be told.
+    match (logged, messages) {
+        ([first, ..], []) => {
+            let (all, first) = (logged.len(), show(first));
+            return report.tell(format!("{place}: weir missed all {all} statements, from {first} on"));
+        }
+        ([], [first, ..]) => {
+            let (all, first) = (messages.len(), shows(first));
+            return report.tell(format!("{place}: weir invented all {all} messages, from {first} on"));
+        }
+        _ => {}
+    }
     let (mut l, mut m) = (0, 0);
     let mut portals = HashMap::new();
     while l < logged.len() || m < messages.len() {

@@ -147,6 +147,16 @@ impl Records {
         self.fill.as_ref().map_or(0, Fill::bytes)
     }
 
+    /// How far the kernel side has come; nothing where the system does not tell.
+    pub fn head(&self) -> Option<usize> {
+        self.fill.as_ref().map(Fill::head)
+    }
+
+    /// Bytes before `head` that wait to be read. A record that its writer is not done with keeps all behind it.
+    pub fn before(&self, head: usize) -> u64 {
+        self.fill.as_ref().map_or(0, |fill| fill.before(head))
+    }
+
     /// Hands out at most `most` records, oldest first, until `take` wants no more; returns how many there were.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(Record<'_>) -> bool) -> usize {
         for n in 0..most {

@@ -64,7 +64,7 @@ pub fn capture(
         gate.settings.plaintext = plaintext.map(Arc::new);
     }
     let mut driver = Driver::new((records, live), gate, taps.ports, taps.unix, search);
-    driver.look_after_unix(pipeline);
+    driver.look_after_unix(true, pipeline);
     driver.look_after_gate(pipeline);
     if !each(pipeline) {
         return Ok(());

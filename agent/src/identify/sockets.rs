@@ -119,16 +119,18 @@ impl Sockets {
         self.namespaces.retain(|_, diag| diag.dump_unix_listeners(|_, name| each(name)).is_ok());
     }
 
-    /// The cookies of all connected Unix sockets, in the namespaces that were found last.
-    pub fn unix_connected(&mut self) -> HashSet<u64> {
+    /// The cookies of all connected Unix sockets, in the namespaces that were found last. None where one of them did not
+    /// answer: what is missing then may well be alive.
+    pub fn unix_connected(&mut self) -> Option<HashSet<u64>> {
         let mut cookies = HashSet::new();
+        let before = self.namespaces.len();
         self.namespaces.retain(|_, diag| {
             diag.dump_unix(|cookie| {
                 cookies.insert(cookie);
             })
             .is_ok()
         });
-        cookies
+        (self.namespaces.len() == before).then_some(cookies)
     }
 
     /// What a process listens on: looks at its descriptors and at the listeners of its network namespace, tens of

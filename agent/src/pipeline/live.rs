@@ -37,6 +37,10 @@ const NAP: Duration = Duration::from_millis(20);
 const SLUGGISH: Duration = Duration::from_millis(100);
 /// Records handled between two looks at the rest of the world.
 const BATCH: usize = 4096;
+/// How long the end waits for a record that its writer is not done with.
+const UNFINISHED: Duration = Duration::from_secs(2);
+/// How long the end takes at most to handle what was handed over before it.
+const LAST: Duration = Duration::from_secs(20);
 
 /// Everything about live connections. Belongs to one thread.
 pub struct Driver {
@@ -225,12 +229,38 @@ impl Driver {
             }
         }
         // What the kernel side still held, then what waits for an answer.
-        let mut left = 64;
-        while left > 0 && self.turn(&mut records, pipeline) == BATCH {
-            left -= 1;
-        }
+        let unread = self.read_up(&mut records, pipeline);
         self.finish(pipeline);
+        if unread > 0 {
+            tracing::warn!(bytes = unread, "ended with records that were not read");
+            pipeline.note(EventKind::Loss, self.live.now(), |event| {
+                event.error_type = "unread".into();
+                event.capture_lost_before = unread;
+                event.statement_complete = false;
+            });
+        }
         self.records = Some(records);
+    }
+
+    /// Handles what the kernel side has handed over up to now, and nothing for ever where more comes meanwhile; returns
+    /// the bytes that were left.
+    fn read_up(&mut self, records: &mut Records, pipeline: &mut Pipeline) -> u64 {
+        let (head, began) = (records.head(), Instant::now());
+        let mut moved = began;
+        loop {
+            let n = self.turn(records, pipeline);
+            let left = head.map_or(u64::from(n == BATCH), |head| records.before(head));
+            // An empty turn is not the end: a writer that was put off its processor in the middle of a record keeps
+            // what is behind it from being read.
+            if n > 0 {
+                moved = Instant::now();
+            } else if left > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if left == 0 || moved.elapsed() > UNFINISHED || began.elapsed() > LAST {
+                return left;
+            }
+        }
     }
 
     /// Handles at most one batch; returns its size.
@@ -276,7 +306,7 @@ impl Driver {
             pipeline.gauges.connections = [self.taps.len() as u64, recognised as u64];
             self.follow_rules(pipeline);
             self.look_after_gate(pipeline);
-            self.look_after_unix(pipeline);
+            self.look_after_unix(n < BATCH, pipeline);
             self.hidden(now, pipeline);
             self.live.resync_clock();
             self.report_loss(now, pipeline);
@@ -631,10 +661,11 @@ impl Driver {
     }
 
     /// Taps Unix sockets while a database listens on one, and lets go of those that are closed.
-    pub fn look_after_unix(&mut self, pipeline: &mut Pipeline) {
+    /// `caught_up`: no record waits to be read.
+    pub fn look_after_unix(&mut self, caught_up: bool, pipeline: &mut Pipeline) {
         let now = self.live.now();
         let mut hands = Hands { resolver: &mut self.resolver, gate: self.gate.as_mut() };
-        self.unix.look_after(now, &mut self.live, &mut hands, pipeline);
+        self.unix.look_after(now, caught_up, &mut self.live, &mut hands, pipeline);
     }
 
     fn report_loss(&mut self, now: Nanos, pipeline: &mut Pipeline) {

@@ -60,6 +60,8 @@ pub struct UnixTaps {
     doomed: Vec<u64>,
     /// Closed ends that the kernel side still knows.
     closed: Vec<u64>,
+    /// Bytes of sockets that are not known: the record of who they are found no room.
+    strays: u64,
 }
 
 struct End {
@@ -178,13 +180,16 @@ impl UnixTaps {
             older: HashSet::new(),
             doomed: Vec::new(),
             closed: Vec::new(),
+            strays: 0,
         }
     }
 
     /// Taps or stops to, as listeners come and go, and closes what is gone. To be called about once a second.
+    /// `caught_up`: no record waits to be read.
     pub fn look_after(
         &mut self,
         now: Nanos,
+        caught_up: bool,
         live: &mut Live,
         hands: &mut Hands<'_>,
         pipeline: &mut Pipeline,
@@ -202,7 +207,7 @@ impl UnixTaps {
                 Ok(()) => {
                     self.attached = true;
                     pipeline.poolers.unix = true;
-                    self.older = hands.resolver.sockets().unix_connected();
+                    self.older = hands.resolver.sockets().unix_connected().unwrap_or_default();
                 }
                 Err(error) => {
                     // Once: what cannot be done now cannot be done in a second either.
@@ -220,16 +225,34 @@ impl UnixTaps {
         if !self.attached {
             return;
         }
+        self.tell_strays(now, pipeline);
+        // Where the table does not answer nobody is known to be gone; where records wait, some may be of who is.
+        let Some(alive) = hands.resolver.sockets().unix_connected().filter(|_| caught_up) else { return };
         for cookie in std::mem::take(&mut self.doomed) {
-            self.close(cookie, now, hands, pipeline);
+            // The kernel goes through its table in pieces, and may pass over a socket while others leave.
+            if !alive.contains(&cookie) {
+                self.close(cookie, now, hands, pipeline);
+            }
         }
         self.closed.drain(..).for_each(|cookie| live.forget(cookie));
-        let alive = hands.resolver.sockets().unix_connected();
         self.older.retain(|cookie| alive.contains(cookie));
         self.doomed.extend(self.ends.keys().filter(|cookie| !alive.contains(cookie)));
         if self.idle > LINGER && self.ends.is_empty() && live.detach_unix().is_ok() {
             self.attached = false;
             pipeline.poolers.unix = false;
+        }
+    }
+
+    /// Tells what was sent by sockets that nobody knows.
+    fn tell_strays(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        let bytes = std::mem::take(&mut self.strays);
+        if bytes > 0 {
+            tracing::warn!(bytes, "Unix sockets sent whose beginning was not seen");
+            pipeline.note(EventKind::Loss, now, |event| {
+                event.error_type = "unix_unknown".into();
+                event.capture_lost_before = bytes;
+                event.statement_complete = false;
+            });
         }
     }
 
@@ -284,7 +307,10 @@ impl UnixTaps {
         pipeline: &mut Pipeline,
         modes: &mut Vec<(u64, Socket)>,
     ) {
-        let Some(end) = self.ends.get(&data.cookie) else { return };
+        let Some(end) = self.ends.get(&data.cookie) else {
+            self.strays += u64::from(data.length);
+            return;
+        };
         let (side, id) = (end.side, end.conversation);
         let Some(known) = self.conversations.get_mut(&id) else { return };
         known.pids[side.index()] = data.pid;
@@ -399,6 +425,7 @@ impl UnixTaps {
 
     /// The agent ends: hands out what is pending.
     pub fn finish(&mut self, now: Nanos, pipeline: &mut Pipeline) {
+        self.tell_strays(now, pipeline);
         for (_, mut known) in self.conversations.drain() {
             known.flow.close(now, pipeline, &mut super::Nobody);
         }
