@@ -6,6 +6,8 @@ import socket
 import struct
 import sys
 
+from messages import query, startup
+
 LIBRARY = ctypes.CDLL("libgnutls.so.30")
 CLIENT, CREDENTIALS = 1 << 1, 1
 AGAIN, INTERRUPTED = -28, -52
@@ -77,12 +79,10 @@ def main():
     if plain.recv(1) != b"S":
         raise OSError("the server has no TLS")
     connection = Connection(plain)
-    names = f"user\0{os.environ['PGUSER']}\0database\0{os.environ['PGDATABASE']}\0\0".encode()
-    connection.send(struct.pack("!II", 8 + len(names), 3 << 16) + names)
+    connection.send(startup(user=os.environ["PGUSER"], database=os.environ["PGDATABASE"]))
     connection.until_ready()
     for line in iter(sys.stdin.readline, ""):
-        text = line.strip().rstrip(";").encode() + b"\0"
-        connection.send(b"Q" + struct.pack("!I", 4 + len(text)) + text)
+        connection.send(query(line.strip().rstrip(";")))
         print(connection.until_ready(), flush=True)
 
 

@@ -8,22 +8,12 @@ import socket
 import struct
 import tempfile
 
+from messages import query, startup
+
+STARTUP = startup(user="postgres", database="postgres", application_name="odd")
 LIBC = ctypes.CDLL(None, use_errno=True)
 SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
 TCPI_OPT_SYN_DATA = 32
-
-
-def message(kind, body):
-    return kind + struct.pack("!I", len(body) + 4) + body
-
-
-def query(text):
-    return message(b"Q", text.encode() + b"\0")
-
-
-def startup():
-    body = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0application_name\0odd\0\0"
-    return struct.pack("!I", len(body) + 4) + body
 
 
 def exactly(conn, length):
@@ -135,7 +125,7 @@ def connect():
 def fast_open():
     """The startup message goes out with the SYN, where the server allows it; else as usual."""
     conn = socket.socket()
-    conn.sendto(startup(), socket.MSG_FASTOPEN, (os.environ["PGHOST"], int(os.environ["PGPORT"])))
+    conn.sendto(STARTUP, socket.MSG_FASTOPEN, (os.environ["PGHOST"], int(os.environ["PGPORT"])))
     until_ready(conn)
     conn.sendall(query("select 'fast open'"))
     until_ready(conn)
@@ -145,7 +135,7 @@ def fast_open():
 
 def main():
     conn = connect()
-    conn.sendall(startup())
+    conn.sendall(STARTUP)
     until_ready(conn)
     for name, way in WAYS.items():
         filler = "x" * 3000

@@ -2,8 +2,9 @@
 
 import os
 import socket
-import struct
 import sys
+
+from messages import query, startup
 
 # Classes of the namespace's queue: see `NetNs::two_speeds`.
 FAST, SLOW = 0x10010, 0x10020
@@ -11,8 +12,7 @@ FAST, SLOW = 0x10010, 0x10020
 
 def connect():
     client = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])))
-    names = f"user\0{os.environ['PGUSER']}\0database\0{os.environ['PGDATABASE']}\0\0".encode()
-    client.sendall(struct.pack("!II", 8 + len(names), 3 << 16) + names)
+    client.sendall(startup(user=os.environ["PGUSER"], database=os.environ["PGDATABASE"]))
     until_ready(client)
     return client
 
@@ -26,17 +26,12 @@ def until_ready(client):
         said += more
 
 
-def ask(client, text):
-    text = text.encode() + b"\0"
-    client.sendall(b"Q" + struct.pack("!I", 4 + len(text)) + text)
-
-
 kept = []
 for number in range(int(sys.argv[1])):
     client = connect()
     # The first one uses up what may be sent at once: the second one waits.
     client.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, SLOW)
-    ask(client, f"select length('{'x' * 1000}')")
+    client.sendall(query(f"select length('{'x' * 1000}')"))
     until_ready(client)
     ask(client, f"insert into parted /* {'y' * number} \\ */ values ({number})")
     client.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, FAST)

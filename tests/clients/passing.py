@@ -5,13 +5,11 @@ import os
 import socket
 import struct
 
-
-def message(kind, body):
-    return kind + struct.pack("!I", len(body) + 4) + body
+from messages import query, startup
 
 
 def ask(conn, text):
-    conn.sendall(message(b"Q", text.encode() + b"\0"))
+    conn.sendall(query(text))
     until_ready(conn)
 
 
@@ -33,8 +31,7 @@ def main():
         ask(socket.socket(fileno=fds[0]), "select 'the stranger'")
         os._exit(0)
     conn = socket.create_connection((os.environ["PGHOST"], int(os.environ["PGPORT"])))
-    startup = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0\0"
-    conn.sendall(struct.pack("!I", len(startup) + 4) + startup)
+    conn.sendall(startup(user="postgres", database="postgres"))
     until_ready(conn)
     ask(conn, "select 'the maker'")
     child = os.fork()

@@ -113,14 +113,19 @@ pub fn transactions(said: &str) -> Option<u64> {
 
 /// Runs one of `tests/clients/*.py` with the drivers' Python.
 pub fn python(server: &Postgres, route: &Route<'_>, script: &str, arguments: &[&str]) -> Result<String> {
+    shell::output(&mut route.aim(interpreter(server, script, arguments)?))
+}
+
+/// What runs a script of the clients' directory, and leaves nothing compiled there.
+fn interpreter(server: &Postgres, script: &str, arguments: &[&str]) -> Result<Command> {
     let python = setup::python()?;
     if !python.is_file() {
         bail!("the client drivers are not installed: run `cargo xtask test`");
     }
     let mut command = Command::new(python);
-    command.arg(clients().join(script)).args(arguments);
+    command.arg("-B").arg(clients().join(script)).args(arguments);
     command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
-    shell::output(&mut route.aim(command))
+    Ok(command)
 }
 
 /// A client that stays connected: runs a statement for each line that it reads, and answers with one line.
@@ -149,10 +154,7 @@ impl Session {
         script: &str,
         arguments: &[&str],
     ) -> Result<Self> {
-        let mut command = Command::new(setup::python()?);
-        command.arg(clients().join(script)).args(arguments);
-        command.envs(server.client("psql").get_envs().filter_map(|(k, v)| Some((k, v?))));
-        Self::start(route.aim(command))
+        Self::start(route.aim(interpreter(server, script, arguments)?))
     }
 
     /// A command that reads lines and answers each.

@@ -2,6 +2,7 @@
 //! The oracle is the server's own log and data.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -74,6 +75,40 @@ fn a_shim_that_is_gone_hangs_nobody() -> Result<()> {
         }
     }
     assert_eq!(executed(&server)?, Vec::<String>::new());
+    assert!(agent.stop()?.success(), "{}", agent.said());
+    Ok(())
+}
+
+/// Neither the agent nor its shim gets a processor for a while, failing open: what passes then is told, and why it did.
+#[test]
+fn what_passes_while_nobody_holds_is_told() -> Result<()> {
+    let server = talkative()?;
+    server.quietly("create table kept (id int)")?;
+    let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
+    let mut wire = Wire::login(("127.0.0.1", server.port))?;
+    let said = wire.ask("/* forbidden */ drop table kept")?;
+    assert!(said.contains("blocked by policy"), "{said}");
+    let both = [i32::try_from(agent.pid())?, shim_of(&agent)?];
+    let signal = |signal| {
+        both.iter().try_for_each(|&pid| -> Result<()> {
+            let pid = rustix::process::Pid::from_raw(pid).context("a pid")?;
+            Ok(rustix::process::kill_process(pid, signal)?)
+        })
+    };
+    signal(Signal::STOP)?;
+    // Longer than a shim may say nothing.
+    std::thread::sleep(Duration::from_secs(1));
+    let said = wire.ask("/* forbidden */ drop table kept");
+    signal(Signal::CONT)?;
+    let said = said?;
+    assert!(said.contains("DROP TABLE"), "{said}");
+    let told = "SELECT count() FROM weir.events WHERE event_kind = 'statement' AND policy_mode = 'enforce' \
+                AND disposition = 'alerted' AND db_query_text LIKE '%drop table kept%'";
+    assert_eq!(wait_for(&clickhouse, told, |n| n > 0)?, 1);
+    let why = "SELECT count() FROM weir.events WHERE error_type = 'gate_unguarded'";
+    assert_eq!(wait_for(&clickhouse, why, |n| n > 0)?, 1);
+    let said = Wire::login(("127.0.0.1", server.port))?.ask("/* forbidden */ drop table if exists kept")?;
+    assert!(said.contains("blocked by policy"), "{said}");
     assert!(agent.stop()?.success(), "{}", agent.said());
     Ok(())
 }

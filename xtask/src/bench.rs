@@ -98,6 +98,7 @@ impl Args {
         let mut results = json!({ "conditions": conditions });
         for name in NAMES.iter().filter(|n| self.name.as_ref().is_none_or(|only| only == **n)) {
             terminal::headline(name);
+            let processors = conditions::Processors::begin();
             let (value, table) = match *name {
                 "overhead" => overhead::run(&weir, self.rounds, self.seconds)?,
                 "tls" => routes::run(routes::Way::Tls, &weir, self.rounds, self.seconds)?,
@@ -111,9 +112,17 @@ impl Args {
                 "kill" => kill::run(&weir, self.kills)?,
                 _ => store::run(self.rows)?,
             };
+            let stolen = processors.stolen_percent();
             results[*name] = value;
+            results["stolen_percent"][*name] = rounded(stolen);
             if !self.json {
                 print(&table);
+                if stolen >= 1.0 {
+                    println!(
+                        "{stolen:.0} % of the processors' time was taken from this virtual machine meanwhile: other numbers \
+                         will come another time"
+                    );
+                }
             }
         }
         if self.json {

@@ -2,7 +2,8 @@
 //! was as without a guard. Usage: prevent STATEMENTS MESSAGES, each driver's by each route, and those of the stream that
 //! is cut anywhere. Progress on standard error; the last line is a JSON object.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -12,6 +13,7 @@ use tests::netns::NetNs;
 use tests::prevent::{Driver, compare};
 use tests::server::{audited_tls, talkative};
 use tests::stream;
+use xtask::clickhouse::ClickHouse;
 use xtask::postgres::Postgres;
 use xtask::weir::Weir;
 
@@ -23,7 +25,7 @@ fn main() -> Result<()> {
     let mut count = Count::default();
     {
         let server = talkative()?;
-        let (mut agent, _clickhouse) = guarding(&server, POLICIES, "")?;
+        let (mut agent, clickhouse) = guarding(&server, POLICIES, "")?;
         let routes = [
             Route::loopback4(),
             Route::loopback6(),
@@ -35,21 +37,23 @@ fn main() -> Result<()> {
         count.stream(&server, messages);
         count.executed(&executed(&server)?, &agent);
         ensure!(agent.running(), "weir has ended: {}", agent.said());
+        count.told(&clickhouse)?;
         ensure!(agent.stop()?.success(), "{}", agent.said());
     }
     let server = audited_tls()?;
-    let (mut agent, _clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
+    let (mut agent, clickhouse) = guarding(&server, POLICIES, "gate: {tls: true}")?;
     let routes = [Route::loopback4().over_tls(), Route::veth6(&namespace).over_tls()];
     count.drivers(&server, &plain, &routes, statements);
     count.executed(&audited(&server)?, &agent);
     ensure!(agent.running(), "weir has ended: {}", agent.said());
+    count.told(&clickhouse)?;
     ensure!(agent.stop()?.success(), "{}", agent.said());
-    let Count { dangerous, executed, reached, answers, different, stream, wrong } = count;
+    let Count { dangerous, executed, reached, told, answers, different, stream, wrong } = count;
     println!(
         "{}",
         json!({
             "dangerous": dangerous, "executed": executed, "answers": answers, "different": different,
-            "stream": stream, "wrong": wrong, "reached": reached,
+            "stream": stream, "wrong": wrong, "reached": reached, "told": told,
         })
     );
     Ok(())
@@ -64,6 +68,8 @@ struct Count {
     executed: u64,
     /// The first of these, and what the agent has said by then.
     reached: Vec<String>,
+    /// What the agent has told of a gate that did not do its work, and how often: it fails open.
+    told: BTreeMap<String, u64>,
     /// Answers that were compared with a server that nobody guards.
     answers: u64,
     /// Drivers and routes with a different answer, and which.
@@ -117,5 +123,19 @@ impl Count {
             self.reached.push(agent.said());
         }
         self.executed += lines.len() as u64;
+    }
+
+    fn told(&mut self, clickhouse: &ClickHouse) -> Result<()> {
+        // What was noted last is stored within a second.
+        std::thread::sleep(Duration::from_secs(3));
+        let causes = "SELECT error_type, count() FROM weir.events WHERE startsWith(error_type, 'gate_') GROUP BY 1 \
+                      UNION ALL SELECT 'executed against a rule', count() FROM weir.events \
+                      WHERE event_kind = 'statement' AND policy_mode = 'enforce' AND disposition = 'alerted' AND db_response_status_code = '' \
+                      HAVING count() > 0";
+        for line in clickhouse.query(causes)?.lines() {
+            let (cause, count) = line.split_once('\t').context("a cause and a number")?;
+            *self.told.entry(cause.to_owned()).or_default() += count.parse::<u64>()?;
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::conditions::Processors;
 use super::overhead::Pooler;
 use super::{Table, grouped, load, median, quantile, rounded};
 use crate::postgres::Postgres;
@@ -85,22 +86,29 @@ pub(super) fn run(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Ta
     let (mut value, mut lines) = (json!({}), Vec::new());
     for (workload, known) in [("-S", KNOWN), ("TPC-B", TPCB)] {
         let (known, held) = (script("known.sql", known)?, script("held.sql", &held(known))?);
-        let tps = rounds_of(binary, &server, &pooler, workload, &known, &held, rounds, seconds)?;
+        let measured = rounds_of(binary, &server, &pooler, workload, &known, &held, rounds, seconds)?;
         for (number, peer) in PEERS.iter().enumerate() {
             let of = |other: usize| {
-                let ratios: Vec<f64> =
-                    tps[number].iter().zip(&tps[other]).map(|(with, without)| with / without).collect();
-                median(&ratios)
+                let both = measured[number].iter().zip(&measured[other]);
+                median(&both.map(|(with, without)| with.tps / without.tps).collect::<Vec<_>>())
             };
             let (nothing, watching) = (of(0), of(1));
+            let each =
+                |what: fn(&Round) -> f64| median(&measured[number].iter().map(what).collect::<Vec<_>>());
+            let (tps, busy) = (each(|round| round.tps), each(|round| round.busy_us));
             value[workload][*peer] = json!({
-                "tps": rounded(median(&tps[number])),
+                "tps": rounded(tps),
                 "ratio": rounded(nothing),
                 "ratio_to_watching": rounded(watching),
+                "busy_us": rounded(busy),
             });
-            let tps = grouped(median(&tps[number]));
-            let what = format!("{workload}, {peer}");
-            lines.push(vec![what, tps, format!("{nothing:.3}"), format!("{watching:.3}")]);
+            lines.push(vec![
+                format!("{workload}, {peer}"),
+                grouped(tps),
+                format!("{nothing:.3}"),
+                format!("{watching:.3}"),
+                format!("{busy:.1} us"),
+            ]);
         }
         let step = Step::start(&format!("{workload}, one client, each transaction timed"), "");
         let timed = |peer: &str, script: &str| -> Result<Vec<f64>> {
@@ -133,10 +141,25 @@ pub(super) fn run(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Ta
     let title = format!(
         "Gate: pgbench, {CLIENTS} clients, {rounds} interleaved rounds of {seconds} s; ratio: median of each round's"
     );
-    Ok((value, Table { title, heads: vec!["", "transactions/s", "to nothing", "to watching"], lines }))
+    Ok((
+        value,
+        Table {
+            title,
+            heads: vec!["", "transactions/s", "to nothing", "to watching", "processors, each"],
+            lines,
+        },
+    ))
 }
 
-/// Transactions a second of every peer, in each round.
+/// What one run of pgbench came to.
+struct Round {
+    /// Transactions a second.
+    tps: f64,
+    /// What all processors did for each, in microseconds: it does not hang on what others on the machine's host do.
+    busy_us: f64,
+}
+
+/// What every peer came to, in each round.
 #[expect(clippy::too_many_arguments, reason = "called once; a struct would name them a second time")]
 fn rounds_of(
     binary: &Path,
@@ -147,11 +170,15 @@ fn rounds_of(
     held: &str,
     rounds: u32,
     seconds: u32,
-) -> Result<Vec<Vec<f64>>> {
-    let mut tps: Vec<Vec<f64>> = vec![Vec::new(); PEERS.len()];
-    for round in 0..rounds {
-        for (number, peer) in PEERS.iter().enumerate() {
+) -> Result<Vec<Vec<Round>>> {
+    let mut all: Vec<Vec<Round>> = PEERS.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds as usize {
+        // Each round begins with another one, or what the machine does over a round would fall on the same ones.
+        for number in (0..PEERS.len()).map(|turn| (round + turn) % PEERS.len()) {
+            let peer = &PEERS[number];
             let step = Step::start(&format!("{workload}, round {}, {peer}", round + 1), "");
+            // TPC-B leaves its small tables full of old rows: whoever comes later would find more of them.
+            server.quietly("VACUUM (FULL) pgbench_branches, pgbench_tellers")?;
             let mut pgbench = server.client("pgbench");
             pgbench.args(["-n", "-h", "127.0.0.1", "-c", CLIENTS, "-j", "2", "-T", &seconds.to_string()]);
             match *peer {
@@ -166,15 +193,17 @@ fn rounds_of(
             if *peer == "pgbouncer" {
                 pgbench.args(["-p", &pooler.port.to_string()]);
             }
+            let processors = Processors::begin();
             let measured = load::run(&mut pgbench)?;
+            let busy_us = processors.busy_us() / measured.transactions.max(1) as f64;
             if let Some(weir) = &mut weir {
                 weir.stop()?;
             }
-            tps[number].push(measured.tps);
-            step.done(&format!("{} transactions/s", grouped(measured.tps)));
+            all[number].push(Round { tps: measured.tps, busy_us });
+            step.done(&format!("{} transactions/s, {busy_us:.1} us each", grouped(measured.tps)));
         }
     }
-    Ok(tps)
+    Ok(all)
 }
 
 /// What each transaction of one client took, in microseconds.

@@ -44,6 +44,9 @@ pub(super) fn run(binary: &Path, statements: u32, messages: u32) -> Result<(Valu
         let said = value[name].as_array().into_iter().flatten().filter_map(Value::as_str);
         lines.extend(said.map(|said| vec![format!("{name}: {said}"), String::new()]));
     }
+    for (cause, times) in value["told"].as_object().into_iter().flatten() {
+        lines.push(vec![format!("told: {cause}"), times.to_string()]);
+    }
     let title = format!("Prevent: {statements} mixed statements of each driver by each route");
     Ok((value, Table { title, heads: vec!["", "count"], lines }))
 }
