@@ -26,6 +26,9 @@ use super::{Ends, Flow, Host, Pipeline, Wishes};
 /// Looks at the table of sockets that find no database before the tap is taken off again.
 const LINGER: u32 = 10;
 
+/// Looks that are left out while records wait to be read. Behind so many, those that waited before the first are read.
+const BEHIND: u32 = 10;
+
 /// A sender may be put off its processor between its send and the record of it, and be answered before it is back:
 /// nanoseconds for which its bytes are waited for.
 const PATIENCE: u64 = 1_000_000_000;
@@ -62,6 +65,8 @@ pub struct UnixTaps {
     closed: Vec<u64>,
     /// Bytes of sockets that are not known: the record of who they are found no room.
     strays: u64,
+    /// Looks at the table that were left out since the last one.
+    behind: u32,
 }
 
 struct End {
@@ -181,6 +186,7 @@ impl UnixTaps {
             doomed: Vec::new(),
             closed: Vec::new(),
             strays: 0,
+            behind: 0,
         }
     }
 
@@ -226,8 +232,13 @@ impl UnixTaps {
             return;
         }
         self.tell_strays(now, pipeline);
-        // Where the table does not answer nobody is known to be gone; where records wait, some may be of who is.
-        let Some(alive) = hands.resolver.sockets().unix_connected().filter(|_| caught_up) else { return };
+        // Where records wait, some may be of who is gone.
+        self.behind = if caught_up || self.behind == BEHIND { 0 } else { self.behind + 1 };
+        if self.behind > 0 {
+            return;
+        }
+        // Where the table does not answer nobody is known to be gone.
+        let Some(alive) = hands.resolver.sockets().unix_connected() else { return };
         for cookie in std::mem::take(&mut self.doomed) {
             // The kernel goes through its table in pieces, and may pass over a socket while others leave.
             if !alive.contains(&cookie) {
