@@ -33,7 +33,7 @@ for number in range(int(sys.argv[1])):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, SLOW)
     client.sendall(query(f"select length('{'x' * 1000}')"))
     until_ready(client)
-    ask(client, f"insert into parted /* {'y' * number} \\ */ values ({number})")
+    client.sendall(query(f"insert into parted /* {'y' * number} \\ */ values ({number})"))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, FAST)
     if number % 2:
         client.shutdown(socket.SHUT_WR)
