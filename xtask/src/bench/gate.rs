@@ -155,7 +155,7 @@ pub(super) fn run(binary: &Path, rounds: u32, seconds: u32) -> Result<(Value, Ta
 struct Round {
     /// Transactions a second.
     tps: f64,
-    /// What all processors did for each, in microseconds: it does not hang on what others on the machine's host do.
+    /// What all processors did for each, in microseconds: without what was taken from a virtual machine.
     busy_us: f64,
 }
 
