@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 struct Count {
     /// Statements that were refused.
     dangerous: u64,
-    /// Those that were executed all the same, by the server's log.
+    /// Lines of the server's log about those that were executed all the same: two or three for each.
     executed: u64,
     /// The first of these, and what the agent has said by then.
     reached: Vec<String>,
@@ -130,8 +130,8 @@ impl Count {
         std::thread::sleep(Duration::from_secs(3));
         let causes = "SELECT error_type, count() FROM weir.events WHERE startsWith(error_type, 'gate_') GROUP BY 1 \
                       UNION ALL SELECT 'executed against a rule', count() FROM weir.events \
-                      WHERE event_kind = 'statement' AND policy_mode = 'enforce' AND disposition = 'alerted' AND db_response_status_code = '' \
-                      HAVING count() > 0";
+                      WHERE event_kind = 'statement' AND policy_mode = 'enforce' AND disposition = 'alerted' \
+                      AND db_response_status_code = '' HAVING count() > 0";
         for line in clickhouse.query(causes)?.lines() {
             let (cause, count) = line.split_once('\t').context("a cause and a number")?;
             *self.told.entry(cause.to_owned()).or_default() += count.parse::<u64>()?;

@@ -98,7 +98,8 @@ impl Driver {
             // Another program's sockmap has them: a service mesh, or another weir.
             ("gate_refused", tally.refused - before.refused),
             ("gate_failed", tally.failed - before.failed),
-            // Nobody held statements at that moment: these connections go past the gate until they are taken in again.
+            // Nobody held statements at that moment. Failing open these connections go past the gate until they are taken
+            // in again; failing closed what came is dropped.
             ("gate_unguarded", tally.unguarded - before.unguarded),
             // Its client hung up while something was held for long: what was held may be lost.
             ("gate_parted", tally.parted - before.parted),
